@@ -1,0 +1,1 @@
+"""What the stage scripts share: formats, language table, prompts, checkpoint layout and runtime set-up."""

@@ -1,0 +1,124 @@
+"""Errors and files, handled alike by every stage.
+
+An error a user can mend is raised as InputError and shown as one line; an output appears whole or not at all,
+because it is written beside its final name and renamed last.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+
+class InputError(Exception):
+    """Something the user gave cannot be used. The message names the file or flag, what was found, what was
+    expected, and the remedy, in one line."""
+
+
+def run(main):
+    """Call main() as a script's entry point: what a user can mend ends as one line on stderr and exit status 1."""
+    script = Path(sys.argv[0]).name
+    try:
+        main()
+    except InputError as error:
+        message = str(error)
+    except OSError as error:
+        if error.errno is None and not error.filename:  # not from a file: a fault of ours, show where
+            raise
+        name = error.filename or "an output file"
+        remedy = {
+            errno.ENOSPC: "free some space or choose another folder, then run the same command again",
+            errno.EDQUOT: "free some quota or choose another folder, then run the same command again",
+            errno.ENOENT: "check the path",
+            errno.EACCES: "check the permissions",
+        }.get(error.errno, "check the path and the file system")
+        message = f"{name}: {error.strerror or error}; {remedy}"
+    except KeyboardInterrupt:
+        print(f"{script}: interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    else:
+        return
+    print(f"{script}: error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(1)
+
+
+def existing_file(path, flag):
+    """The path as a Path, or an InputError naming the flag if no such file can be read."""
+    path = Path(path)
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(f"{flag} {path}: {found}, expected a file; check the path")
+    return path
+
+
+def existing_folder(path, flag):
+    """The path as a Path, or an InputError naming the flag if it is not a folder."""
+    path = Path(path)
+    if not path.is_dir():
+        found = "is a file" if path.is_file() else "does not exist"
+        raise InputError(f"{flag} {path}: {found}, expected a folder; check the path")
+    return path
+
+
+@contextlib.contextmanager
+def replacing(*paths):
+    """Yield one temporary path for each final path; on success all are flushed to disk and renamed, the last
+    path last (make it the completeness marker); on failure all are removed and what was there before stays."""
+    paths = [Path(p) for p in paths]
+    partial = [p.with_name(f".{p.name}.{os.getpid()}.partial") for p in paths]
+    try:
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with naming(paths[0]):
+            yield partial[0] if len(paths) == 1 else partial
+            for temporary in partial:
+                if temporary.is_file():
+                    with open(temporary, "rb") as file:
+                        os.fsync(file.fileno())
+        for temporary, path in zip(partial, paths, strict=True):
+            if temporary.exists():
+                os.replace(temporary, path)
+    finally:
+        for temporary in partial:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path):
+    """Give an OSError that names no file (a failed write does not) the path it was about."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and not error.filename:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def write_text(path, text):
+    """Write a small text file whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path, value):
+    """Write a small JSON file whole or not at all."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def read_json(path, flag="file"):
+    """The value of a JSON file, or an InputError that names the flag and file."""
+    path = existing_file(path, flag)
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+        raise InputError(f"{flag} {path}: not valid JSON ({error}); check that the file is complete") from None
+
+
+def fingerprint(path):
+    """The file's size in bytes and BLAKE2b-128 digest: {"path", "size", "blake2b"}."""
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
+    return {"path": str(path), "size": os.path.getsize(path), "blake2b": digest.hexdigest()}

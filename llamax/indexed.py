@@ -1,0 +1,162 @@
+"""Megatron indexed datasets (`.bin`, `.idx`) with their loss mask and manifest, written whole or not at all.
+
+The layout is that of megatron.core.datasets.indexed_dataset, written here without torch and without going through
+IndexedDatasetBuilder, which wraps ids that do not fit uint16 and writes in place:
+
+    .idx   b"MMIDIDX\\0\\0", version u64 = 1, dtype code u8, sequences u64, documents u64,
+           length of each sequence i32, byte offset of each i64, first sequence of each document and the end i64
+    .bin   the ids of all sequences, one after the other
+
+NAME.bin/.idx hold the ids. NAME_loss.bin/.idx, only where some token carries no loss, hold one uint8 a token, 0 or 1,
+in the same sequences. NAME.json, the manifest, is renamed last: where it is, the dataset is complete.
+"""
+
+import contextlib
+import json
+import platform
+import struct
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from llamax.files import InputError, naming, read_json, replacing
+
+_HEADER = b"MMIDIDX\x00\x00"
+_DTYPE_CODES = {np.dtype(np.uint8): 1, np.dtype(np.int32): 4, np.dtype(np.uint16): 8}
+FORMAT = 1  # raised when the same arguments would give other bytes
+PACKAGES = ("gigatoken", "numpy", "sentencepiece")  # whose versions a manifest records
+
+
+def token_dtype(vocab_size):
+    """uint16 where every id fits, as Megatron chooses it, else int32."""
+    return np.dtype(np.uint16) if vocab_size < 65500 else np.dtype(np.int32)
+
+
+class _IndexedFile:
+    """One growing .bin with what its .idx will need. Lengths are kept as arrays: 4 bytes a sequence."""
+
+    def __init__(self, path, dtype):
+        self.file, self.path, self.dtype = open(path, "wb"), path, np.dtype(dtype)
+        self.lengths = []
+
+    def add(self, values, lengths):
+        with naming(self.path):
+            self.file.write(np.ascontiguousarray(values, self.dtype).data)
+        self.lengths.append(np.asarray(lengths, np.int32))
+
+    def finish(self, index_path, documents):
+        with naming(self.path):
+            self.file.close()
+        lengths = np.concatenate([np.zeros(0, np.int32), *self.lengths])
+        offsets = np.zeros(len(lengths), np.int64)
+        np.cumsum(lengths[:-1], dtype=np.int64, out=offsets[1:])
+        with naming(index_path), open(index_path, "wb") as file:
+            file.write(_HEADER + struct.pack("<QBQQ", 1, _DTYPE_CODES[self.dtype], len(lengths), len(documents)))
+            for array in (lengths, offsets * self.dtype.itemsize, documents):
+                file.write(array.data)
+
+
+class DatasetWriter:
+    """Collects sequences; made by `writing_dataset`. Counts `documents`, `sequences`, `tokens`, `loss_tokens`."""
+
+    def __init__(self, ids_path, loss_path, vocab_size):
+        self.ids = _IndexedFile(ids_path, token_dtype(vocab_size))
+        self.loss = _IndexedFile(loss_path, np.uint8)
+        self.vocab_size = vocab_size
+        self.documents, self.sequences, self.tokens, self.loss_tokens = 0, 0, 0, 0
+        self.document_ends = []
+
+    def add(self, ids, sequence_lengths, sequences_per_document, loss=None):
+        """Append documents.
+
+        Args:
+            ids: the ids of all sequences, joined.
+            sequence_lengths: tokens in each sequence; their sum is len(ids).
+            sequences_per_document: sequences in each document; their sum is len(sequence_lengths).
+            loss: one 0 or 1 a token; None means 1 for all.
+        """
+        if len(ids) == 0:
+            return
+        if ids.max() >= self.vocab_size:
+            raise ValueError(f"id {ids.max()} is not below the vocabulary size {self.vocab_size}")
+        self.ids.add(ids, sequence_lengths)
+        self.loss.add(np.ones(len(ids), np.uint8) if loss is None else loss, sequence_lengths)
+        self.document_ends.append(self.sequences + np.cumsum(sequences_per_document, dtype=np.int64))
+        self.documents += len(sequences_per_document)
+        self.sequences += len(sequence_lengths)
+        self.tokens += len(ids)
+        self.loss_tokens += len(ids) if loss is None else int(np.sum(loss))
+
+
+@contextlib.contextmanager
+def writing_dataset(prefix, vocab_size):
+    """Yield (writer, manifest); on a clean exit the dataset `prefix` appears whole, manifest last.
+
+    The caller fills `manifest`, a dict; counts, format and versions are added here.
+    """
+    finals = [f"{prefix}.bin", f"{prefix}.idx", f"{prefix}_loss.bin", f"{prefix}_loss.idx", f"{prefix}.json"]
+    with replacing(*finals) as (bin_path, idx_path, loss_bin, loss_idx, json_path):
+        writer, manifest = DatasetWriter(bin_path, loss_bin, vocab_size), {}
+        try:
+            yield writer, manifest
+            documents = np.concatenate([np.zeros(1, np.int64), *writer.document_ends])
+            writer.ids.finish(idx_path, documents)
+            writer.loss.finish(loss_idx, documents)
+        finally:
+            # Closing flushes, and on a full disk fails again: the first error is the one to show.
+            for file in (writer.ids.file, writer.loss.file):
+                with contextlib.suppress(OSError):
+                    file.close()
+        if writer.loss_tokens == writer.tokens:
+            loss_bin.unlink()
+            loss_idx.unlink()
+        manifest.update(
+            format=FORMAT,
+            documents=writer.documents,
+            sequences=writer.sequences,
+            tokens=writer.tokens,
+            loss_tokens=writer.loss_tokens,
+            dtype=str(writer.ids.dtype),
+            bin_bytes=writer.tokens * writer.ids.dtype.itemsize,
+            versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        )
+        with naming(json_path):
+            json_path.write_text(json.dumps(manifest, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def already_done(prefix, arguments, sources):
+    """True if `prefix` is complete and was made from the same arguments and source files; False if it is not there.
+
+    Raises InputError if it is there but was made otherwise: an existing output is never overwritten.
+    """
+    path = Path(f"{prefix}.json")
+    if not path.exists():
+        return False
+    manifest = read_json(path, "--output-prefix")
+    found = {"format": manifest.get("format"), "sources": manifest.get("sources"), **manifest.get("arguments", {})}
+    wanted = {"format": FORMAT, "sources": sources, **arguments}
+    for key, value in wanted.items():
+        if found.get(key) != value:
+            what = "other source files" if key == "sources" else f"{key} {found.get(key)!r}, now {value!r}"
+            raise InputError(
+                f"--output-prefix {prefix}: exists, made with {what}; choose another prefix or remove {prefix}*"
+            )
+    return True
+
+
+def read_manifest(prefix):
+    """The manifest of a complete dataset; InputError if there is none or if its `.bin` is not the one it tells of."""
+    if not Path(f"{prefix}.json").is_file():
+        raise InputError(f"--data-path {prefix}: no {prefix}.json, so no complete dataset; run its preprocessing")
+    manifest = read_json(f"{prefix}.json", "--data-path")
+    bin_path = Path(f"{prefix}.bin")
+    size = bin_path.stat().st_size if bin_path.is_file() else -1
+    expected = manifest.get("bin_bytes")
+    if size != expected:
+        found = f"{size} bytes" if size >= 0 else "missing"
+        raise InputError(
+            f"--data-path {bin_path}: {found}, its manifest expects {expected} bytes; remove {prefix}* and "
+            "preprocess again"
+        )
+    return manifest
