@@ -12,6 +12,7 @@ in the same sequences. NAME.json, the manifest, is renamed last: where it is, th
 """
 
 import contextlib
+import hashlib
 import json
 import platform
 import struct
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llamax.files import InputError, naming, read_json, replacing
+from llamax.files import InputError, fingerprint, naming, read_json, replacing
 
 _HEADER = b"MMIDIDX\x00\x00"
 _DTYPE_CODES = {np.dtype(np.uint8): 1, np.dtype(np.int32): 4, np.dtype(np.uint16): 8}
@@ -39,10 +40,13 @@ class _IndexedFile:
     def __init__(self, path, dtype):
         self.file, self.path, self.dtype = open(path, "wb"), path, np.dtype(dtype)
         self.lengths = []
+        self.digest = hashlib.blake2b(digest_size=16)
 
     def add(self, values, lengths):
+        data = np.ascontiguousarray(values, self.dtype).data
         with naming(self.path):
-            self.file.write(np.ascontiguousarray(values, self.dtype).data)
+            self.file.write(data)
+        self.digest.update(data)
         self.lengths.append(np.asarray(lengths, np.int32))
 
     def finish(self, index_path, documents):
@@ -119,6 +123,7 @@ def writing_dataset(prefix, vocab_size):
             loss_tokens=writer.loss_tokens,
             dtype=str(writer.ids.dtype),
             bin_bytes=writer.tokens * writer.ids.dtype.itemsize,
+            blake2b=writer.ids.digest.hexdigest(),
             versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         )
         with naming(json_path):
@@ -150,13 +155,18 @@ def read_manifest(prefix):
     if not Path(f"{prefix}.json").is_file():
         raise InputError(f"--data-path {prefix}: no {prefix}.json, so no complete dataset; run its preprocessing")
     manifest = read_json(f"{prefix}.json", "--data-path")
-    bin_path = Path(f"{prefix}.bin")
-    size = bin_path.stat().st_size if bin_path.is_file() else -1
-    expected = manifest.get("bin_bytes")
-    if size != expected:
-        found = f"{size} bytes" if size >= 0 else "missing"
+    remedy = f"remove {prefix}* and preprocess again"
+    for name in ("bin", "idx"):
+        if not Path(f"{prefix}.{name}").is_file():
+            raise InputError(f"--data-path {prefix}.{name}: missing, though {prefix}.json is there; {remedy}")
+    try:
+        expected = manifest["bin_bytes"], manifest["blake2b"]
+    except (KeyError, TypeError):
+        raise InputError(f"--data-path {prefix}.json: not a dataset's manifest; {remedy}") from None
+    found = fingerprint(f"{prefix}.bin")
+    if (found["size"], found["blake2b"]) != expected:
         raise InputError(
-            f"--data-path {bin_path}: {found}, its manifest expects {expected} bytes; remove {prefix}* and "
-            "preprocess again"
+            f"--data-path {prefix}.bin: {found['size']} bytes, BLAKE2b {found['blake2b']}; its manifest expects "
+            f"{expected[0]} bytes, {expected[1]}; {remedy}"
         )
     return manifest

@@ -1,0 +1,714 @@
+"""Translate Flores with beam search, score with spBLEU and chrF++, and show the result (LLaMAX, sections 3 and 4).
+
+    python evaluate.py generate --hf-model out/hf --flores flores101 --directions 'en-*,*-en' --output out/flores
+    python evaluate.py score    --output out/flores --flores flores101 --spbleu-model sacrebleu_tokenizer_spm.model
+    python evaluate.py report   --output out/flores
+    python evaluate.py report   --output out/flores out/baseline     (systems side by side)
+    python evaluate.py score-files --hypothesis hyp.de --reference ref.de --tgt-lang de
+
+generate writes OUTPUT/hypotheses/SRC-TGT.txt, a line a sentence, and OUTPUT/generate.json, which says how they were
+made; run again, it translates the directions that are missing. On a GPU add --batch-size 64; the tasks of a Slurm job
+array share one --output and take other --directions each. score writes OUTPUT/scores.jsonl, a line a direction and
+metric, and report matrix_spBLEU.csv, matrix_spBLEU.png and report.html.
+"""
+
+import argparse
+import functools
+import hashlib
+import itertools
+import json
+import os
+import platform
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+from llamax.files import (
+    InputError,
+    existing_file,
+    existing_folder,
+    fingerprint,
+    naming,
+    read_json,
+    replacing,
+    run,
+    write_json,
+    write_text,
+)
+from llamax.languages import resolve
+from llamax.prompts import prompt_ids, translation_prompt
+from llamax.records import Progress, count_lines, map_blocks, read_blocks
+from llamax.report import METRICS, averages, direction_matrix, html_report, matrix_csv, matrix_png, read_scores
+from llamax.tokenizer import load_tokenizer
+
+PROMPTS = {
+    "llamax": translation_prompt,
+    "none": lambda text, source, target: text,  # what precedes the target in a connected pair of pre-training
+}
+GROUP_BATCHES = 64  # batches between two writes: more sorts sentences better by length, fewer loses less work
+SCORE_DIRECTIONS = 16  # directions into one language that are scored by one process at a time
+HASHED_WHOLE = 1 << 30  # bytes; of a larger file of weights 64 pieces are hashed
+PIECE = 1 << 20
+
+
+def get_args():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="generate|score|report|score-files")
+
+    def command(name, text):
+        return commands.add_parser(name, help=text, description=text, allow_abbrev=False).add_argument
+
+    flores = "folder that holds SPLIT/LANGUAGE.SPLIT files (Flores-101 or -200)"
+    spbleu = "spBLEU's SentencePiece file (default: sacrebleu's flores101, which it downloads once)"
+
+    add = command("generate", "translate with a Hugging Face model")
+    add("--hf-model", required=True, metavar="DIR", help="config.json, *.safetensors and tokenizer.model")
+    add("--flores", required=True, metavar="DIR", help=flores)
+    add("--directions", required=True, help="comma-separated a-b, a-*, *-b, or all; * is every language with a file")
+    add("--output", required=True, metavar="DIR", help="writes DIR/hypotheses/SRC-TGT.txt and DIR/generate.json")
+    add("--split", choices=("dev", "devtest"), default="devtest", help="(default %(default)s)")
+    add("--limit", type=int, help="only the first so many sentences of each file (default: all)")
+    add("--num-beams", type=int, default=4, help="1 is greedy search (default %(default)s)")
+    add("--max-new-tokens", type=int, default=256, help="tokens a translation (default %(default)s)")
+    add("--batch-size", type=int, default=32, help="sentences translated at once (default %(default)s)")
+    add("--prompt", choices=tuple(PROMPTS), default="llamax", help="none: the bare source (default %(default)s)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
+    add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="auto: bfloat16 on a GPU")
+
+    add = command("score", "score the hypotheses of an --output folder")
+    add("--output", required=True, metavar="DIR", help="reads DIR/hypotheses, writes DIR/scores.jsonl")
+    add("--flores", required=True, metavar="DIR", help=flores)
+    add("--split", choices=("dev", "devtest"), help="(default: generate's, else devtest)")
+    add("--limit", type=int, help="only the first so many lines of each reference (default: generate's, else all)")
+    add("--spbleu-model", metavar="FILE", help=spbleu)
+    add("--workers", type=int, default=os.cpu_count(), help="processes (default: all cores, here %(default)s)")
+
+    add = command("report", "draw the matrix and write an HTML report")
+    add("--output", required=True, nargs="+", metavar="DIR", help="scored folders; several stand side by side")
+    add("--flores", metavar="DIR", help="for the sample translations (default: the one score read)")
+    add("--html", metavar="FILE", help="(default: report.html in the first --output)")
+
+    add = command("score-files", "score one file of any origin")
+    add("--hypothesis", required=True, metavar="FILE", help="a translation a line")
+    add("--reference", required=True, nargs="+", metavar="FILE", help="line-aligned with it; several are allowed")
+    add("--tgt-lang", required=True, metavar="CODE", help="language code (llamax/languages.tsv); chooses BLEU's tokens")
+    add("--spbleu-model", metavar="FILE", help=spbleu)
+
+    args = parser.parse_args()
+    check_args(args)
+    return args
+
+
+def check_args(args):
+    """Raise one InputError with every number out of range, then one for the first path that is missing."""
+    numbers = ("limit", "num_beams", "max_new_tokens", "batch_size", "workers")
+    given = {name: getattr(args, name, None) for name in numbers}
+    problems = [
+        f"--{name.replace('_', '-')} {value}: expected at least 1"
+        for name, value in given.items()
+        if value is not None and value < 1
+    ]
+    if problems:
+        raise InputError("; ".join(problems))
+    for name, check in (
+        ("hf_model", existing_folder),
+        ("flores", existing_folder),
+        ("spbleu_model", existing_file),
+        ("hypothesis", existing_file),
+    ):
+        if getattr(args, name, None) is not None:
+            setattr(args, name, check(getattr(args, name), f"--{name.replace('_', '-')}"))
+    if args.command == "generate":
+        args.output = Path(args.output)
+    elif args.command == "score":
+        args.output = existing_folder(args.output, "--output")
+    elif args.command == "report":
+        args.output = [existing_folder(path, "--output") for path in args.output]
+    else:
+        args.reference = [existing_file(path, "--reference") for path in args.reference]
+        args.tgt_lang = resolve(args.tgt_lang)
+
+
+# Test sets
+
+
+def flores_files(folder, split):
+    """{language code: file} of a Flores folder, under whichever of the language's codes the file is named."""
+    files = {}
+    for path in sorted(existing_folder(folder / split, "--flores").glob(f"*.{split}")):
+        try:
+            language = resolve(path.stem)
+        except InputError:
+            continue  # no test set, or of a language that --directions could not name either
+        if language.code not in files or path.stem == getattr(language, f"flores101_{split}"):
+            files[language.code] = path
+    if not files:
+        raise InputError(f"--flores {folder}: no {split}/LANGUAGE.{split} in it, for instance {split}/eng.{split}")
+    return files
+
+
+def parse_directions(text, files):
+    """[(source code, target code)] of --directions, in the order given, each once, without a language to itself."""
+    chosen = {}
+    for pattern in (part.strip() for part in text.split(",")):
+        sides = ["*", "*"] if pattern == "all" else pattern.split("-")
+        if len(sides) != 2 or not all(sides):
+            raise InputError(f"--directions {pattern!r}: expected a-b, a-*, *-b, *-* or all, for instance en-fr")
+        codes = []
+        for side in sides:
+            if side == "*":
+                codes.append(list(files))
+                continue
+            try:
+                language = resolve(side)
+            except InputError as error:
+                raise InputError(f"--directions {pattern}: {error}") from None
+            if language.code not in files:
+                folder = next(iter(files.values())).parent
+                raise InputError(
+                    f"--directions {pattern}: no file for {language.code} ({language.name}) in {folder}, found "
+                    f"{', '.join(sorted(files)[:10])}{' …' if len(files) > 10 else ''}; add it or leave it out"
+                )
+            codes.append([language.code])
+        chosen.update(dict.fromkeys((a, b) for a, b in itertools.product(*codes) if a != b))
+    if not chosen:
+        raise InputError(f"--directions {text}: no direction between two languages; give for instance en-fr")
+    return list(chosen)
+
+
+def read_lines(path):
+    """The lines of a text file. Only \\n and \\r\\n end a line: a translation may hold U+2028 and the like."""
+    lines = []
+    for block in read_blocks(path):
+        for number, line in enumerate(block.lines, block.first_line):
+            try:
+                lines.append(line.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise InputError(f"{path} line {number}: not valid UTF-8 ({error}); save the file as UTF-8") from None
+    if not lines:
+        raise InputError(f"{path}: empty, expected a sentence a line; check the file")
+    return lines
+
+
+# Translation
+
+
+def generate(args):
+    import torch
+
+    files = flores_files(args.flores, args.split)
+    directions = parse_directions(args.directions, files)
+    check_alignment({code: files[code] for direction in directions for code in direction})
+    sources = {code: read_lines(files[code])[: args.limit] for code, _ in directions}
+    for code, lines in sources.items():
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                raise InputError(f"{files[code]} line {number}: empty, expected a sentence; mend the file")
+
+    cuda = torch.cuda.is_available()
+    if args.device == "cuda" and not cuda:
+        raise InputError("--device cuda: torch sees no GPU; run on a machine with one or give --device cpu")
+    args.device = ("cuda" if cuda else "cpu") if args.device == "auto" else args.device
+    if args.dtype == "auto":
+        args.dtype = "bfloat16" if args.device == "cuda" else "float32"
+
+    tokenizer = load_tokenizer(args.hf_model)
+    settings = {
+        "model": model_files(args.hf_model),
+        "tokenizer": tokenizer.manifest(),
+        **{name: getattr(args, name) for name in ("split", "limit", "num_beams", "max_new_tokens", "prompt", "dtype")},
+    }
+    digests = {code: fingerprint(files[code])["blake2b"] for code in sources}
+    pending = pending_directions(args, directions, settings, digests)
+    if not pending:
+        print(f"{args.output}: all {len(directions)} directions translated, nothing to do")
+        return
+
+    model, generation = load_model(args, tokenizer)
+    progress = Progress(sum(len(sources[source]) for source, _ in pending), " sentences", "translating", scale=False)
+    for group in groups(pending, sources, GROUP_BATCHES * args.batch_size):
+        translate_group(group, sources, model, generation, tokenizer, args, progress)
+    progress.close()
+    print(f"{args.output}: {len(pending)} directions translated, {len(directions) - len(pending)} were there before")
+
+
+def check_alignment(files):
+    """Raise InputError if two of the files differ in length: found now, not after hours of translation."""
+    lengths = {path: count_lines(path) for path in files.values()}
+    (first, expected), *others = lengths.items()
+    for path, length in others:
+        if length != expected:
+            raise InputError(f"{first} has {expected} lines, {path} {length}; they must be translations of each other")
+
+
+def model_files(folder):
+    """What tells one model from another: name, size and digest of its configuration and weights."""
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise InputError(f"--hf-model {folder}: holds no .safetensors; make the folder with convert_hf.py to-hf")
+    files = [existing_file(folder / "config.json", "--hf-model"), *weights]
+    return [{"file": path.name, "size": path.stat().st_size, "blake2b": digest(path)} for path in files]
+
+
+def digest(path):
+    """The file's BLAKE2b digest; of a large file that of 64 pieces, since further training changes all of them."""
+    size = path.stat().st_size
+    if size <= HASHED_WHOLE:
+        return fingerprint(path)["blake2b"]
+    pieces = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        for i in range(64):
+            file.seek(i * (size - PIECE) // 63)
+            pieces.update(file.read(PIECE))
+    return f"64-pieces-{pieces.hexdigest()}"
+
+
+def pending_directions(args, directions, settings, sources):
+    """The directions without hypotheses, after recording in generate.json what they are about to be made with.
+
+    Raises InputError if hypotheses are there that were made otherwise: they would be taken for these.
+    """
+    record, folder = args.output / "generate.json", args.output / "hypotheses"
+    if any(folder.glob("*.txt")):
+        remedy = "choose another --output or remove this one"
+        if not record.is_file():
+            raise InputError(f"--output {folder}: hypotheses without {record}, so of unknown origin; {remedy}")
+        old = read_json(record, "--output")
+        for name, value in settings.items():
+            found = old["settings"].get(name)
+            if found != value:
+                shown = "another one" if name in ("model", "tokenizer") else f"{found!r}, now {value!r}"
+                raise InputError(f"--output {args.output}: made with {name.replace('_', '-')} {shown}; {remedy}")
+        for code in old["sources"].keys() & sources.keys():
+            if old["sources"][code] != sources[code]:
+                raise InputError(f"--output {args.output}: made from another source file for {code}; {remedy}")
+        sources = old["sources"] | sources
+    pending = [direction for direction in directions if not hypotheses_file(args.output, direction).is_file()]
+    if pending:
+        arguments = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+        write_json(
+            record,
+            {
+                "settings": settings,
+                "sources": dict(sorted(sources.items())),
+                "arguments": arguments,
+                "versions": versions("torch", "transformers", "safetensors", "sentencepiece", "gigatoken"),
+            },
+        )
+    return pending
+
+
+def versions(*packages):
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def hypotheses_file(output, direction):
+    return output / "hypotheses" / f"{'-'.join(direction)}.txt"
+
+
+def load_model(args, tokenizer):
+    """(model, GenerationConfig): from safetensors only, and nothing of the folder is executed."""
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
+            args.hf_model,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=getattr(torch, args.dtype),
+            output_loading_info=True,
+        )
+        model = model.to(args.device).eval()
+    except Exception as error:  # every fault of a folder from elsewhere has its own type
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        raise InputError(f"--hf-model {args.hf_model}: does not load ({reason}); check the folder") from None
+    missing = sorted(loaded["missing_keys"])
+    if missing:  # transformers would fill them with random numbers
+        raise InputError(
+            f"--hf-model {args.hf_model}: {len(missing)} weights missing, the first {missing[0]}; add them"
+        )
+    size = model.get_input_embeddings().num_embeddings
+    if size < tokenizer.vocab_size:
+        raise InputError(
+            f"--hf-model {args.hf_model}: {size} embeddings, its tokenizer.model has {tokenizer.vocab_size} tokens; "
+            "put the tokenizer there that the model was trained with"
+        )
+    generation = transformers.GenerationConfig(
+        num_beams=args.num_beams,
+        max_new_tokens=args.max_new_tokens,
+        do_sample=False,
+        bos_token_id=tokenizer.bos_id,
+        eos_token_id=tokenizer.eos_id,
+        pad_token_id=tokenizer.eos_id,
+    )
+    model.generation_config = generation  # the folder's own would fill what is unset here: temperature, penalties
+    return model, generation
+
+
+def groups(directions, sources, sentences):
+    """Cut the directions into lists of at least so many sentences (the last may have fewer)."""
+    group, size = [], 0
+    for direction in directions:
+        group.append(direction)
+        size += len(sources[direction[0]])
+        if size >= sentences:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def translate_group(group, sources, model, generation, tokenizer, args, progress):
+    """Translate and write some directions. Their sentences share batches: many directions may have few each."""
+    prompt = PROMPTS[args.prompt]
+    sentences = [
+        (direction, number, prompt_ids(tokenizer, prompt(text, *(resolve(code).name for code in direction))))
+        for direction in group
+        for number, text in enumerate(sources[direction[0]])
+    ]
+    sentences.sort(key=lambda sentence: -len(sentence[2]))  # longest first: too large a batch fails at once
+    hypotheses = {direction: [""] * len(sources[direction[0]]) for direction in group}
+    for start in range(0, len(sentences), args.batch_size):
+        batch = sentences[start : start + args.batch_size]
+        texts = translate_batch([ids for _, _, ids in batch], model, generation, tokenizer)
+        for (direction, number, _), text in zip(batch, texts, strict=True):
+            hypotheses[direction][number] = text
+        progress.update(len(batch))
+    for direction, lines in hypotheses.items():
+        write_text(hypotheses_file(args.output, direction), "".join(f"{line}\n" for line in lines))
+
+
+def translate_batch(prompts, model, generation, tokenizer):
+    """The hypotheses of prompts given as lists of ids."""
+    import torch
+
+    width = max(map(len, prompts))
+    ids_bs = torch.full((len(prompts), width), tokenizer.eos_id)
+    mask_bs = torch.zeros_like(ids_bs)
+    for row, prompt in enumerate(prompts):  # padded on the left: the translation follows the prompt's last token
+        ids_bs[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask_bs[row, width - len(prompt) :] = 1
+    try:
+        with torch.inference_mode():
+            output = model.generate(
+                ids_bs.to(model.device), attention_mask=mask_bs.to(model.device), generation_config=generation
+            )
+    except torch.OutOfMemoryError:
+        raise InputError(
+            f"--batch-size: {len(prompts)} sentences of up to {width} tokens do not fit into the GPU's memory with "
+            f"--num-beams {generation.num_beams}; give a smaller one and run again to go on"
+        ) from None
+    return [hypothesis(tokenizer, row[width:]) for row in output.tolist()]
+
+
+def hypothesis(tokenizer, ids):
+    """The text of generated ids up to EOS, on one line. Nothing else is cut: a colon or ### may be translation."""
+    if tokenizer.eos_id in ids:
+        ids = ids[: ids.index(tokenizer.eos_id)]
+    text = tokenizer.decode([i for i in ids if i < tokenizer.vocab_size])  # embeddings may be padded beyond it
+    return re.sub(r"[\r\n]+", " ", text.strip())
+
+
+# Scores
+
+
+class SentencePieceFile:
+    """sacrebleu's spBLEU tokenizer, but of a file: sacrebleu's own reads one fixed place and says "flores101"."""
+
+    def __init__(self, path):
+        import sentencepiece
+
+        self.processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+
+    def __call__(self, line):
+        return " ".join(self.processor.encode(line, out_type=str))
+
+
+@functools.cache
+def spbleu_tokenizer(path=None):
+    """(tokenizer, its name in signatures, the BLAKE2b digest of its file) of a SentencePiece file, or sacrebleu's."""
+    if path is not None:
+        try:
+            tokenizer = SentencePieceFile(path)
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0][:200]
+            raise InputError(f"--spbleu-model {path}: not a SentencePiece model ({reason}); check the file") from None
+        found = fingerprint(path)["blake2b"]
+        return tokenizer, f"spm-{found[:8]}", found
+
+    import socket
+
+    from sacrebleu.metrics import BLEU
+    from sacrebleu.utils import SACREBLEU_DIR
+
+    path = Path(SACREBLEU_DIR) / "models" / "sacrebleu_tokenizer_spm.model"
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(30)  # on a compute node without a network sacrebleu would wait for minutes
+    try:
+        tokenizer = BLEU(tokenize="flores101").tokenizer
+        return tokenizer, tokenizer.signature(), fingerprint(path)["blake2b"]
+    except (Exception, SystemExit) as error:  # sacrebleu exits by itself on some failures
+        raise InputError(
+            f"{path}: sacrebleu cannot load or download its flores101 model ({str(error)[:200]}); "
+            "give the file by --spbleu-model"
+        ) from None
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def reference_metrics(references, spbleu_model=None):
+    """{name: (sacrebleu metric, its signature)} for hypotheses against `references`, a list of lists of lines.
+
+    The references are tokenised here, once, and not again for every system or source language.
+    """
+    from sacrebleu.metrics import BLEU, CHRF
+
+    tokenizer, name, model_digest = spbleu_tokenizer(spbleu_model)
+    spbleu = BLEU(tokenize="none", force=True)  # force: no advice on what looks tokenised
+    spbleu.tokenizer, spbleu.tokenizer_signature = tokenizer, name
+    with_references(spbleu, references)
+    signature = spbleu.get_signature()
+    signature.update("spm", model_digest[:8])
+    chrf = CHRF(word_order=2, references=references)
+    return {"spBLEU": (spbleu, str(signature)), "chrF++": (chrf, str(chrf.get_signature()))}
+
+
+def with_references(bleu, references):
+    """Give a BLEU its references, as its constructor's `references` would, once its tokenizer is set."""
+    bleu._ref_cache = bleu._cache_references(references)
+    lengths = [length for cached in bleu._ref_cache for length in cached["ref_lens"]]
+    if not any(lengths):
+        raise InputError("the references hold no word on any line, so nothing can be scored; check the files")
+    # Without any reference of four tokens there is no 4-gram to find, and BLEU were 0 for the references themselves.
+    # The signature says eff:yes then; a test set with a single longer line is scored as ever.
+    bleu.effective_order = max(lengths) < bleu.max_ngram_order
+    return bleu
+
+
+def score_lines(metrics, hypotheses):
+    """[{"metric", "score", "n", "signature"}] of a list of lines, as many as the references have."""
+    return [
+        {
+            "metric": name,
+            "score": metric.corpus_score(hypotheses, None).score,
+            "n": len(hypotheses),
+            "signature": signature,
+        }
+        for name, (metric, signature) in metrics.items()
+    ]
+
+
+def same_length(hypotheses, hypothesis_path, references, reference_path):
+    if len(hypotheses) != len(references):
+        hint = f" (is --limit {len(hypotheses)} meant?)" if len(hypotheses) < len(references) else ""
+        raise InputError(
+            f"{hypothesis_path} has {len(hypotheses)} lines, {reference_path} {len(references)}; a line of one must "
+            f"translate the same line of the other{hint}"
+        )
+
+
+def score_target(job, limit, spbleu_model):
+    """The rows of some directions into one language. job: (reference file, [(source, target, hypotheses file)])."""
+    reference_path, directions = job
+    references = read_lines(reference_path)[:limit]
+    metrics = reference_metrics([references], spbleu_model)
+    rows = []
+    for source, target, path in directions:
+        lines = read_lines(path)
+        same_length(lines, path, references, reference_path)
+        rows += [{"src": source, "tgt": target, **row} for row in score_lines(metrics, lines)]
+    return rows
+
+
+def score(args):
+    take_settings(args)
+    files = flores_files(args.flores, args.split)
+    hypotheses = hypotheses_files(args.output)
+    for _, target in hypotheses:
+        if target not in files:
+            raise InputError(
+                f"--flores {args.flores}: no {args.split} file for {target}, which --output translates into"
+            )
+    tokenizer_name, tokenizer_digest = spbleu_tokenizer(args.spbleu_model)[1:]  # loaded before the processes start
+
+    # What the rows of a direction come from: those that come from the same as before are kept.
+    common = [args.limit, tokenizer_name, tokenizer_digest, version("sacrebleu")]
+    references = {target: fingerprint(files[target])["blake2b"] for _, target in hypotheses}
+    made_from = {
+        "-".join(direction): [fingerprint(path)["blake2b"], references[direction[1]], *common]
+        for direction, path in hypotheses.items()
+    }
+    rows = kept_rows(args.output, made_from)
+    done = {(row["src"], row["tgt"]) for row in rows}
+    jobs = score_jobs({direction: path for direction, path in hypotheses.items() if direction not in done}, files)
+    progress = Progress(len(hypotheses) - len(done), " directions", "scoring", scale=False)
+    function = functools.partial(score_target, limit=args.limit, spbleu_model=args.spbleu_model)
+    for found in map_blocks(function, jobs, max(1, min(args.workers, len(jobs)))):
+        rows += found
+        progress.update(len(found) // len(METRICS))
+    progress.close()
+
+    rows.sort(key=lambda row: (row["src"], row["tgt"], METRICS.index(row["metric"])))
+    arguments = {
+        "flores": str(args.flores.resolve()),
+        "split": args.split,
+        "limit": args.limit,
+        "spbleu_model": args.spbleu_model and fingerprint(args.spbleu_model),
+    }
+    record = {"arguments": arguments, "made_from": made_from, "versions": versions("sacrebleu", "sentencepiece")}
+    with replacing(args.output / "score.json", args.output / "scores.jsonl") as (record_file, scores_file):
+        record_file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        scores_file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    print_averages({str(args.output): rows})
+
+
+def take_settings(args):
+    """Fill --split and --limit from generate's record where there is one; raise InputError where they contradict it."""
+    record = args.output / "generate.json"
+    made = read_json(record, "--output")["settings"] if record.is_file() else {}
+    for name in ("split", "limit"):
+        given = getattr(args, name)
+        if made and given not in (None, made[name]):
+            raise InputError(f"--{name} {given}: {record} says {made[name]}; leave the option out")
+        setattr(args, name, made.get(name, given))
+    args.split = args.split or "devtest"
+
+
+def hypotheses_files(output):
+    """{(source code, target code): file} of what generate, or someone else, put into OUTPUT/hypotheses."""
+    files = {}
+    for path in sorted((output / "hypotheses").glob("*.txt")):
+        codes = path.stem.split("-")
+        if len(codes) != 2:
+            raise InputError(f"{path}: expected a name of the form SRC-TGT.txt, for instance en-fr.txt; move it away")
+        files[tuple(resolve(code).code for code in codes)] = path
+    if not files:
+        raise InputError(f"--output {output}: no hypotheses/SRC-TGT.txt in it; run evaluate.py generate first")
+    return files
+
+
+def kept_rows(output, made_from):
+    """The rows of an earlier run that would come out the same."""
+    if not (output / "score.json").is_file() or not (output / "scores.jsonl").is_file():
+        return []
+    old = read_json(output / "score.json", "--output")["made_from"]
+    same = {key for key, value in made_from.items() if old.get(key) == value}
+    return [row for row in read_scores(output) if f"{row['src']}-{row['tgt']}" in same]
+
+
+def score_jobs(hypotheses, files):
+    """Jobs for score_target: a language's references are shared by up to SCORE_DIRECTIONS directions."""
+    targets = {}
+    for (source, target), path in hypotheses.items():
+        targets.setdefault(target, []).append((source, target, path))
+    return [
+        (files[target], directions[i : i + SCORE_DIRECTIONS])
+        for target, directions in targets.items()
+        for i in range(0, len(directions), SCORE_DIRECTIONS)
+    ]
+
+
+def print_averages(systems):
+    """A short table of {name: rows}."""
+    print(f"{'mean':<12}{'directions':>10}" + "".join(f"{metric:>9}" for metric in METRICS))
+    for name, rows in systems.items():
+        print(name)
+        for group, means in averages(rows).items():
+            n = max(count for _, count in means.values())
+            print(f"{group:<12}{n:>10,}" + "".join(f"{mean:>9.2f}" for mean, _ in means.values()))
+
+
+def score_files(args):
+    hypotheses = read_lines(args.hypothesis)
+    references = [read_lines(path) for path in args.reference]
+    for path, lines in zip(args.reference, references, strict=True):
+        same_length(hypotheses, args.hypothesis, lines, path)
+    metrics = reference_metrics(references, args.spbleu_model)
+    metrics["BLEU"] = language_bleu(references, args.tgt_lang)
+    for row in score_lines(metrics, hypotheses):
+        print(json.dumps({"tgt": args.tgt_lang.code, **row}, ensure_ascii=False))
+
+
+def language_bleu(references, language):
+    """(metric, signature): BLEU on words where the language separates them, else on characters."""
+    from sacrebleu.metrics import BLEU
+
+    if language.script in ("Hans", "Hant", "Hani"):
+        tokens = "zh"
+    else:
+        tokens = "13a" if language.spaces else "char"
+    metric = with_references(BLEU(tokenize=tokens, force=True), references)
+    return metric, str(metric.get_signature())
+
+
+# Report
+
+
+def report(args):
+    names = [path.name for path in args.output]
+    if len(set(names)) < len(names) or not all(names):
+        names = [str(path) for path in args.output]
+    systems = {}
+    for name, output in zip(names, args.output, strict=True):
+        systems[name] = rows = read_scores(output)
+        scored = {(row["src"], row["tgt"]) for row in rows}
+        if (output / "hypotheses").is_dir():
+            for direction, path in hypotheses_files(output).items():
+                if direction not in scored:
+                    raise InputError(f"{output}/scores.jsonl: lacks {path.stem}; run evaluate.py score again")
+    drawn = {}
+    for output, (name, rows) in zip(args.output, systems.items(), strict=True):
+        matrix = direction_matrix(rows, "spBLEU")
+        drawn[name] = matrix_png(matrix)
+        write_text(output / "matrix_spBLEU.csv", matrix_csv(matrix))
+        with replacing(output / "matrix_spBLEU.png") as partial, naming(partial):
+            partial.write_bytes(drawn[name])
+    path = Path(args.html or args.output[0] / "report.html")
+    write_text(path, html_report(systems, drawn, samples(args, systems)))
+    print_averages(systems)
+    print(f"{path}: written, with matrix_spBLEU.csv and .png in each --output")
+
+
+def samples(args, systems, directions=6, sentences=10):
+    """[(source code, target code, [(line number, (source, hypothesis of each system …, reference))])], from the best
+    direction of the first system to its worst; [] where scores came without their hypotheses."""
+    record = args.output[0] / "score.json"
+    if not record.is_file() or not all((output / "hypotheses").is_dir() for output in args.output):
+        return []
+    made = read_json(record, "--output")["arguments"]
+    files = flores_files(args.flores or existing_folder(made["flores"], "the folder that score read"), made["split"])
+    hypotheses = {name: hypotheses_files(output) for name, output in zip(systems, args.output, strict=True)}
+    scores = {
+        (row["src"], row["tgt"]): row["score"] for row in next(iter(systems.values())) if row["metric"] == "spBLEU"
+    }
+    shared = [
+        direction
+        for direction in sorted(scores, key=lambda direction: (-scores[direction], direction))
+        if all(direction in found for found in hypotheses.values()) and set(direction) <= set(files)
+    ]
+    chosen = []
+    for source, target in evenly(shared, directions):
+        paths = [files[source], *(found[source, target] for found in hypotheses.values()), files[target]]
+        lines = zip(*map(read_lines, paths), strict=False)  # after --limit the hypotheses are fewer
+        chosen.append((source, target, evenly(list(enumerate(lines, 1)), sentences)))
+    return chosen
+
+
+def evenly(items, count):
+    """At most `count` of the items, from the first to the last at even distances."""
+    if len(items) <= count:
+        return list(items)
+    return [items[i * (len(items) - 1) // (count - 1)] for i in range(count)]
+
+
+def main():
+    args = get_args()
+    {"generate": generate, "score": score, "report": report, "score-files": score_files}[args.command](args)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,71 @@
+"""Sharded checkpoints: DIR/iter_0000100/ in torch_dist format, DIR/latest_checkpointed_iteration.txt beside them.
+
+A checkpoint is saved under a temporary name and renamed when it is complete; the tracker file is written after
+that. It can be read with other tensor-, pipeline- and data-parallel sizes than it was saved with.
+"""
+
+import shutil
+from pathlib import Path
+
+import torch
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.validation import StrictHandling
+
+from llamax.files import InputError, write_text
+from llamax.runtime import is_first_rank, on_first_rank
+
+TRACKER = "latest_checkpointed_iteration.txt"
+
+
+def folder_of(directory, iteration):
+    return Path(directory) / f"iter_{iteration:07d}"
+
+
+def latest(directory):
+    """(iteration, folder) of the latest complete checkpoint in a --save directory; InputError if there is none."""
+    tracker = Path(directory) / TRACKER
+    if not tracker.is_file():
+        raise InputError(f"--load {directory}: no {TRACKER}, so no complete checkpoint; check the path")
+    content = tracker.read_text(encoding="utf-8").strip()
+    folder = folder_of(directory, int(content)) if content.isdigit() else None
+    if folder is None or not (folder / "metadata.json").is_file():
+        raise InputError(f"--load {tracker}: says {content[:40]!r}, but there is no such complete checkpoint beside it")
+    return int(content), folder
+
+
+def sharded_state(model, optimizer=None, scheduler=None, is_loading=False):
+    """The state dict that dist_checkpointing saves and fills: `model` is the (wrapped) module of this rank."""
+    state = {"model": model.sharded_state_dict()}
+    if optimizer is not None:
+        state["optimizer"] = optimizer.sharded_state_dict(state, is_loading=is_loading)
+        state["scheduler"] = scheduler.state_dict()
+    return state
+
+
+def save(directory, iteration, state, progress):
+    """Save a checkpoint of `sharded_state` and `progress` (a dict of plain values) as iteration `iteration`."""
+    final = folder_of(directory, iteration)
+    partial = final.with_name(f".{final.name}.partial")
+
+    def prepare():
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+
+    def publish():
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        write_text(Path(directory) / TRACKER, f"{iteration}\n")
+
+    on_first_rank(prepare)
+    dist_checkpointing.save({**state, "iteration": iteration, "progress": progress}, str(partial))
+    torch.distributed.barrier()
+    on_first_rank(publish)
+
+
+def load(folder, state):
+    """Fill `state` (from `sharded_state`) from a checkpoint folder; returns the whole, with iteration and progress."""
+    try:
+        return dist_checkpointing.load(state, str(folder), strict=StrictHandling.RAISE_UNEXPECTED)
+    except (dist_checkpointing.core.CheckpointingException, RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300] if is_first_rank() else ""
+        raise InputError(f"--load {folder}: not a checkpoint of this model ({reason})") from error

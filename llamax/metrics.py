@@ -1,0 +1,97 @@
+"""What a training run leaves to look at: metrics.jsonl, TensorBoard events, log lines, loss.png."""
+
+import json
+import math
+import time
+from pathlib import Path
+
+from llamax.files import replacing
+
+
+class Metrics:
+    """Collects numbers by iteration on the first rank; elsewhere every method does nothing.
+
+    metrics.jsonl has one object a line: {"iteration", …numbers}. A resumed run drops what was written after the
+    checkpoint it goes on from, so that every iteration stands there once.
+    """
+
+    def __init__(self, folder, done, active):
+        self.active, self.folder, self.latest = active, Path(folder), {}
+        self.start = time.monotonic()
+        self.first = done
+        if not active:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path = self.folder / "metrics.jsonl"
+        kept = [row for row in read_metrics(self.path) if row["iteration"] <= done] if done else []
+        with replacing(self.path) as partial:
+            partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        self.file = open(self.path, "a", encoding="utf-8")
+        self.board = SummaryWriter(self.folder / "tensorboard", purge_step=done + 1)
+
+    def add(self, iteration, **numbers):
+        """Record numbers of an iteration."""
+        if not self.active:
+            return
+        self.latest.update(numbers)
+        self.file.write(json.dumps({"iteration": iteration, **numbers}) + "\n")
+        self.file.flush()
+        for name, value in numbers.items():
+            self.board.add_scalar(name, value, iteration)
+        if "valid_loss" in numbers:
+            print(f"step {iteration:>7}  held-out loss {numbers['valid_loss']:.4f}", flush=True)
+
+    def log(self, iteration, last):
+        """Print a line of the latest numbers and the time left."""
+        if not self.active:
+            return
+        n = self.latest
+        left = (time.monotonic() - self.start) / max(iteration - self.first, 1) * (last - iteration)
+        print(
+            f"step {iteration:>7}/{last}  loss {n['loss']:.4f}  lr {n['lr']:.2e}  grad norm {n['grad_norm']:.3f}  "
+            f"{n['tokens_per_second']:,.0f} tokens/s  {left / 60:.1f} min left",
+            flush=True,
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        if self.active:
+            self.file.close()
+            self.board.close()
+            draw_losses(read_metrics(self.path), self.folder / "loss.png")
+
+
+def read_metrics(path):
+    """The rows of a metrics.jsonl, a last one cut short by a kill left out."""
+    rows = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+    return rows
+
+
+def draw_losses(rows, path):
+    """The loss curve as a picture: training and held-out loss per token over steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    for key, label, style in (("loss", "training", "-"), ("valid_loss", "held-out", "o-")):
+        points = [(row["iteration"], row[key]) for row in rows if math.isfinite(row.get(key, math.nan))]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, label=label, linewidth=1, markersize=4)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss per token (nats)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=150)
+    pyplot.close(figure)
