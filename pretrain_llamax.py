@@ -14,6 +14,7 @@ Hugging Face folder: the model's shape comes from its config.json, its weights f
 import argparse
 import json
 import math
+import re
 import time
 from pathlib import Path
 
@@ -85,18 +86,22 @@ def add_training_arguments(parser, **defaults):
     parser.set_defaults(**defaults)
 
 
-def check_args(args):
-    """Raise one InputError with everything wrong; fill in the defaults that depend on the world size."""
+def check_args(args, problems=()):
+    """Raise one InputError with everything wrong, `problems` included; fill in what depends on the world size."""
     rank, world_size, _ = runtime.ranks()
     model_parallel = args.tensor_model_parallel_size * args.pipeline_model_parallel_size
     if args.global_batch_size is None:
         args.global_batch_size = args.micro_batch_size * max(world_size // max(model_parallel, 1), 1)
-    problems = runtime.check_parallelism(args, world_size)
+    problems = [*problems, *runtime.check_parallelism(args, world_size)]
     for flag, smallest in (("seq_length", 2), ("train_iters", 1), ("log_interval", 1), ("save_interval", 0),
                            ("eval_interval", 0), ("eval_iters", 1), ("num_workers", 0), ("lr", 0), ("min_lr", 0),
                            ("weight_decay", 0), ("clip_grad", 0)):  # fmt: skip
-        if getattr(args, flag) < smallest or not math.isfinite(getattr(args, flag)):
+        value = getattr(args, flag)
+        if value is not None and not smallest <= value < math.inf:
             problems.append(f"--{flag.replace('_', '-')} {getattr(args, flag)}: expected at least {smallest}")
+    shares = args.split.split(",")
+    if len(shares) != 3 or not all(re.fullmatch(r"\d+(\.\d+)?", share) for share in shares) or float(shares[0]) <= 0:
+        problems.append(f"--split {args.split}: expected three numbers like 99,1,0, the first above 0")
     for flag in ("lr_warmup_fraction", "adam_beta2"):
         if not 0 <= getattr(args, flag) < 1:
             problems.append(f"--{flag.replace('_', '-')} {getattr(args, flag)}: expected at least 0 and below 1")
@@ -245,24 +250,23 @@ def evaluate(model, dataset, args):
             losses, count = run_batches(model, iterator, args, forward_only=True)
             total, tokens = total + losses, tokens + count
     model.train()
-    return total / tokens if tokens else float("nan")
+    return total / max(tokens, 1)
 
 
-def train(args, build):
-    """Train a model on the data that `build(args, vocab_size, train rows, valid rows)` gives; both stages' loop."""
-    runtime.initialize(args)
+def train(args):
+    """Train on args.data_path: the loop of pre-training and fine-tuning. The process group must be there."""
     shape = read_shape(args.hf_model)
     runtime.on_first_rank(lambda: write_json(Path(args.save) / "arguments.json", vars(args)))
-    evaluations = args.train_iters // args.eval_interval + 1 if args.eval_interval else 0
-    rows = args.train_iters * args.global_batch_size
-    train_data, valid_data = build(
-        args, shape.vocab_size, rows, args.eval_iters * args.global_batch_size if evaluations else 0
-    )
+    rows, held_out_rows = args.train_iters * args.global_batch_size, args.eval_iters * args.global_batch_size
+    train_data, valid_data = build_datasets(args, shape.vocab_size, rows, held_out_rows if args.eval_interval else 0)
     if len(train_data) < rows:
         raise InputError(
             f"--train-iters {args.train_iters}: needs {rows} rows, one epoch of --data-path has {len(train_data)}; "
             "give fewer steps, or weights to repeat the data"
         )
+    if valid_data is not None and len(valid_data) < args.global_batch_size:
+        runtime.log(f"no held-out loss: {len(valid_data)} held-out rows are less than one global batch")
+        valid_data = None
     model, optimizer, scheduler = set_up(args, shape)
     done = resume(args, model, optimizer, scheduler)
     parameters = sum(p.numel() for p in model.parameters())
@@ -273,10 +277,10 @@ def train(args, build):
     with Metrics(args.save, done, runtime.is_first_rank()) as metrics:
 
         def hold_out(iteration):
-            if valid_data is not None:
+            if valid_data is not None and args.eval_interval:
                 metrics.add(iteration, valid_loss=evaluate(model, valid_data, args))
 
-        if evaluations and done == 0:
+        if done == 0:
             hold_out(0)
         model.train()
         start = time.perf_counter()
@@ -294,7 +298,7 @@ def train(args, build):
                         tokens_per_second=speed)  # fmt: skip
             if iteration % args.log_interval == 0 or iteration == last:
                 metrics.log(iteration, args.train_iters)
-            if evaluations and (iteration % args.eval_interval == 0 or iteration == args.train_iters):
+            if iteration == args.train_iters or (args.eval_interval and iteration % args.eval_interval == 0):
                 hold_out(iteration)
             if iteration == last or (args.save_interval and iteration % args.save_interval == 0):
                 progress = {"global_batch_size": args.global_batch_size, "arguments": json.dumps(vars(args))}
@@ -302,11 +306,13 @@ def train(args, build):
                 checkpoint.save(args.save, iteration, state, progress)
             start = time.perf_counter()
     runtime.log(f"saved {checkpoint.folder_of(args.save, max(done, last))}")
-    runtime.shutdown()
 
 
 def main():
-    train(get_args(), build_datasets)
+    args = get_args()
+    runtime.initialize(args)
+    train(args)
+    runtime.shutdown()
 
 
 if __name__ == "__main__":

@@ -97,11 +97,11 @@ def transformer_config(shape, args):
     """megatron.core's TransformerConfig for a Llama.
 
     `args` has Megatron's names: tensor_model_parallel_size, pipeline_model_parallel_size, bf16, and optionally
-    recompute_granularity.
+    params_dtype (else bf16 decides) and recompute_granularity.
     """
     on_gpu = torch.cuda.is_available()
     engine = has_transformer_engine()
-    dtype = torch.bfloat16 if args.bf16 else torch.float32
+    dtype = getattr(args, "params_dtype", torch.bfloat16 if args.bf16 else torch.float32)
     recompute = getattr(args, "recompute_granularity", None)
     for size, name in ((shape.num_attention_heads, "attention heads"), (shape.num_query_groups, "key/value heads")):
         if size % args.tensor_model_parallel_size:
@@ -133,7 +133,8 @@ def transformer_config(shape, args):
         pipeline_model_parallel_size=args.pipeline_model_parallel_size,
         params_dtype=dtype,
         pipeline_dtype=dtype,
-        bf16=args.bf16,
+        bf16=dtype == torch.bfloat16,
+        fp16=dtype == torch.float16,
         use_cpu_initialization=not on_gpu,
         batch_p2p_comm=on_gpu,
         bias_activation_fusion=engine,

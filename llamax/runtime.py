@@ -8,6 +8,7 @@ import warnings
 from datetime import timedelta
 
 warnings.filterwarnings("ignore", module="megatron")  # of what is deliberately not installed: import this first
+warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # of ShardedTensor, megatron's
 
 import numpy as np
 import torch

@@ -5,7 +5,6 @@ linear_fc1   gate, then up
 norms, output projections and embeddings one to one; the vocabulary is padded with zero rows
 """
 
-import json
 import re
 from pathlib import Path
 
@@ -56,10 +55,9 @@ class HFWeights:
             raise InputError(f"--hf-model {self.folder}: {name} has shape {found}, config.json says {tuple(shape)}")
         return tensor[rows] if len(shape) == 1 else tensor[rows, columns]
 
-    def dtype(self):
+    def dtype(self, shape):
         """The dtype the weights are stored in (that of the final norm)."""
-        name = "model.norm.weight"
-        return self.part(name, self._open(self.file_of[name]).__enter__().get_slice(name).get_shape()).dtype
+        return self.part("model.norm.weight", (shape.hidden_size,)).dtype
 
 
 @torch.no_grad()
@@ -176,8 +174,3 @@ def save_hf_weights(tensors, folder, dtype):
         write_json(
             folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}
         )
-
-
-def read_config(folder):
-    """config.json of a Hugging Face folder."""
-    return json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
