@@ -15,8 +15,10 @@ head word. That one step is the paper's 1-hop, which it keeps (Table 10); 2-hop 
 language. A word may be its own translation; such identity pairs stay in the lexicon, and are counted.
 
 `pairs` (step 2) puts the source in lower case, divides it into words, and replaces some of those that have a
-translation other than themselves, each with probability --rate: for each it draws one of the languages that have a
-translation, then one of the translations there, both uniformly. The target stays as it is and alone carries loss.
+translation other than themselves, each with probability --rate (the paper gives none): for each it draws one of the
+languages that have a translation, then one of the translations there, both uniformly. The languages are all others of
+the lexicon, as the paper has it ("translation from a different language"), or with --into target that of the pair's
+target. The target side stays as it is and alone carries loss.
 A source in which nothing is replaced is not written. What becomes of a pair depends on the pair, the options and the
 seed, not on its place in the input or on the number of workers; the words replaced at a lower rate are among those
 replaced at a higher one.
@@ -27,10 +29,11 @@ What a word is, and how words are joined again (the paper says: spaces, and jieb
 - Chinese: what jieba says.
 - Other languages without spaces (ja, km, lo, my, th …): from left to right the longest word of that language in the
   lexicon; what no word matches passes through. No word begins or ends inside a written syllable (before a vowel sign
-  or tone mark, say) or inside a run of Latin letters and digits.
+  or tone mark, say) or inside a run of Latin letters and digits. Of a word that the lexicon lacks, a part may match.
 - Punctuation and symbols around a word are not part of it, and stay around what replaces it.
 - In text without spaces, a replacement from a language with spaces is set off by one space from letters and digits.
-- Words are compared in Unicode's form NFC; what is kept is kept as it was written, in lower case.
+- Words are compared in Unicode's form NFC (the longest match takes the text as it is written); what is not replaced
+  stays as it was written, in lower case.
 """
 
 import argparse
@@ -86,19 +89,13 @@ def get_args():
     add = pairs.add_argument
     add("--lexicon", required=True, help="what `augment.py lexicon` wrote")
     add("--input", nargs="+", required=True, metavar="FILE", help='.jsonl of {"src","tgt","src_lang","tgt_lang"}')
-    add(
-        "--output",
-        required=True,
-        metavar="FILE",
-        help=".jsonl for preprocess_parallel.py, FILE.manifest.json beside it",
-    )
+    add("--output", required=True, metavar="FILE", help="for preprocess_parallel.py; and FILE.manifest.json beside it")
     add("--seed", type=int, default=0, help="decides what is replaced and by what (default %(default)s)")
-    add("--rate", type=float, default=0.5, help="probability that a word with a translation is replaced; "
-        "the paper does not say its own (default %(default)s)")  # fmt: skip
-    add("--into", choices=("any", "target"), default="any", help="language of the replacements: any one of the lexicon "
-        "(the paper: \"a different language\"), or that of the pair's target (default %(default)s)")  # fmt: skip
-    add("--both-directions", action="store_true", help="use each pair with its sides exchanged too, except one that "
-        'says "loss": "target"')  # fmt: skip
+    add("--rate", type=float, default=0.5, help="of replacing a word that has a translation (default %(default)s)")
+    into = "replace by any other language of the lexicon, or by the pair's target language (default %(default)s)"
+    add("--into", choices=("any", "target"), default="any", help=into)
+    both = 'use each pair with its sides exchanged too, unless its loss is "target"'
+    add("--both-directions", action="store_true", help=both)
     add("--max-reject-rate", type=float, default=0.01, help=rate)
     add("--workers", type=int, default=os.cpu_count(), help="processes (default: all cores, here %(default)s)")
     args = parser.parse_args()
@@ -133,7 +130,8 @@ def already_done(output, arguments, sources):
     remedy = f"choose another name or remove {output}*"
     if not Path(f"{output}.manifest.json").exists():
         raise InputError(
-            f"--output {output}: exists without {output}.manifest.json, so not as this command's; {remedy}"
+            f"--output {output}: exists, but no {output}.manifest.json that says this command wrote it; choose another "
+            "name, or remove the file if nobody needs it"
         )
     manifest = read_json(f"{output}.manifest.json", "--output")
     if not isinstance(manifest, dict) or not isinstance(manifest.get("arguments"), dict):

@@ -28,7 +28,6 @@ from llamax.files import (
     existing_file,
     existing_folder,
     fingerprint,
-    naming,
     read_json,
     replacing,
     run,
@@ -123,7 +122,7 @@ def check_args(args):
     elif args.command == "score":
         args.output = existing_folder(args.output, "--output")
     elif args.command == "report":
-        args.output = [existing_folder(path, "--output") for path in args.output]
+        args.output = list(dict.fromkeys(existing_folder(path, "--output") for path in args.output))
     else:
         args.reference = [existing_file(path, "--reference") for path in args.reference]
         args.tgt_lang = resolve(args.tgt_lang)
@@ -194,8 +193,6 @@ def read_lines(path):
 
 
 def generate(args):
-    import torch
-
     files = flores_files(args.flores, args.split)
     directions = parse_directions(args.directions, files)
     check_alignment({code: files[code] for direction in directions for code in direction})
@@ -204,32 +201,47 @@ def generate(args):
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 raise InputError(f"{files[code]} line {number}: empty, expected a sentence; mend the file")
-
-    cuda = torch.cuda.is_available()
-    if args.device == "cuda" and not cuda:
-        raise InputError("--device cuda: torch sees no GPU; run on a machine with one or give --device cpu")
-    args.device = ("cuda" if cuda else "cpu") if args.device == "auto" else args.device
-    if args.dtype == "auto":
-        args.dtype = "bfloat16" if args.device == "cuda" else "float32"
-
     tokenizer = load_tokenizer(args.hf_model)
-    settings = {
-        "model": model_files(args.hf_model),
-        "tokenizer": tokenizer.manifest(),
-        **{name: getattr(args, name) for name in ("split", "limit", "num_beams", "max_new_tokens", "prompt", "dtype")},
+    model_made_of = model_files(args.hf_model)
+    choose_device(args)
+
+    settings = ("split", "limit", "num_beams", "max_new_tokens", "prompt", "dtype")
+    record = {
+        "settings": {
+            "model": model_made_of,
+            "tokenizer": tokenizer.manifest(),
+            **{name: getattr(args, name) for name in settings},
+        },
+        "sources": {code: fingerprint(files[code])["blake2b"] for code in sources},
+        "arguments": {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
+        "versions": versions("torch", "transformers", "safetensors", "sentencepiece", "gigatoken"),
     }
-    digests = {code: fingerprint(files[code])["blake2b"] for code in sources}
-    pending = pending_directions(args, directions, settings, digests)
+    check_record(args.output, record)
+    pending = [direction for direction in directions if not hypotheses_file(args.output, direction).is_file()]
     if not pending:
         print(f"{args.output}: all {len(directions)} directions translated, nothing to do")
         return
 
     model, generation = load_model(args, tokenizer)
+    write_json(args.output / "generate.json", record)  # before the first hypotheses: none without their record
     progress = Progress(sum(len(sources[source]) for source, _ in pending), " sentences", "translating", scale=False)
     for group in groups(pending, sources, GROUP_BATCHES * args.batch_size):
         translate_group(group, sources, model, generation, tokenizer, args, progress)
     progress.close()
     print(f"{args.output}: {len(pending)} directions translated, {len(directions) - len(pending)} were there before")
+
+
+def choose_device(args):
+    """Put what auto stands for on this machine into --device and --dtype."""
+    if args.device != "cpu":
+        import torch
+
+        cuda = torch.cuda.is_available()
+        if args.device == "cuda" and not cuda:
+            raise InputError("--device cuda: torch sees no GPU; run on a machine with one or give --device cpu")
+        args.device = "cuda" if cuda else "cpu"
+    if args.dtype == "auto":
+        args.dtype = "bfloat16" if args.device == "cuda" else "float32"
 
 
 def check_alignment(files):
@@ -250,10 +262,10 @@ def model_files(folder):
     return [{"file": path.name, "size": path.stat().st_size, "blake2b": digest(path)} for path in files]
 
 
-def digest(path):
+def digest(path, whole=HASHED_WHOLE):
     """The file's BLAKE2b digest; of a large file that of 64 pieces, since further training changes all of them."""
     size = path.stat().st_size
-    if size <= HASHED_WHOLE:
+    if size <= whole:
         return fingerprint(path)["blake2b"]
     pieces = hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
@@ -263,39 +275,35 @@ def digest(path):
     return f"64-pieces-{pieces.hexdigest()}"
 
 
-def pending_directions(args, directions, settings, sources):
-    """The directions without hypotheses, after recording in generate.json what they are about to be made with.
+def check_record(output, record):
+    """Raise InputError if OUTPUT holds hypotheses that were made otherwise: they would be taken for these.
 
-    Raises InputError if hypotheses are there that were made otherwise: they would be taken for these.
+    Directions, device and batch size may differ: they do not change what a sentence is translated into. Sources of
+    earlier runs with other directions are added to the record.
     """
-    record, folder = args.output / "generate.json", args.output / "hypotheses"
-    if any(folder.glob("*.txt")):
-        remedy = "choose another --output or remove this one"
-        if not record.is_file():
-            raise InputError(f"--output {folder}: hypotheses without {record}, so of unknown origin; {remedy}")
-        old = read_json(record, "--output")
-        for name, value in settings.items():
-            found = old["settings"].get(name)
-            if found != value:
-                shown = "another one" if name in ("model", "tokenizer") else f"{found!r}, now {value!r}"
-                raise InputError(f"--output {args.output}: made with {name.replace('_', '-')} {shown}; {remedy}")
-        for code in old["sources"].keys() & sources.keys():
-            if old["sources"][code] != sources[code]:
-                raise InputError(f"--output {args.output}: made from another source file for {code}; {remedy}")
-        sources = old["sources"] | sources
-    pending = [direction for direction in directions if not hypotheses_file(args.output, direction).is_file()]
-    if pending:
-        arguments = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-        write_json(
-            record,
-            {
-                "settings": settings,
-                "sources": dict(sorted(sources.items())),
-                "arguments": arguments,
-                "versions": versions("torch", "transformers", "safetensors", "sentencepiece", "gigatoken"),
-            },
-        )
-    return pending
+    path = output / "generate.json"
+    if not any((output / "hypotheses").glob("*.txt")):
+        return
+    remedy = "choose another --output or remove this one"
+    if not path.is_file():
+        raise InputError(f"--output {output}: hypotheses without {path}, so of unknown origin; {remedy}")
+    old = read_record(path, "settings")
+    for name, value in record["settings"].items():
+        found = old.get(name)
+        if found != value:
+            what = "another one" if name in ("model", "tokenizer") else f"{found!r}, now {value!r}"
+            raise InputError(f"--output {output}: made with {name.replace('_', '-')} {what}; {remedy}")
+    for code, found in read_record(path, "sources").items():
+        if record["sources"].setdefault(code, found) != found:
+            raise InputError(f"--output {output}: made from another source file for {code}; {remedy}")
+
+
+def read_record(path, key):
+    """What a record of this script, generate.json or score.json, says under `key`."""
+    record = read_json(path, "--output")
+    if not isinstance(record, dict) or not isinstance(record.get(key), dict):
+        raise InputError(f"{path}: says nothing of {key}, so it is not this script's record; move it away")
+    return record[key]
 
 
 def versions(*packages):
@@ -465,16 +473,23 @@ def reference_metrics(references, spbleu_model=None):
 
     The references are tokenised here, once, and not again for every system or source language.
     """
-    from sacrebleu.metrics import BLEU, CHRF
+    from sacrebleu.metrics import CHRF
+
+    chrf = CHRF(word_order=2, references=references)
+    return {"spBLEU": spbleu_metric(references, spbleu_model), "chrF++": (chrf, str(chrf.get_signature()))}
+
+
+def spbleu_metric(references, spbleu_model=None):
+    """(metric, signature), where the signature holds the first 8 digits of the model file's hash."""
+    from sacrebleu.metrics import BLEU
 
     tokenizer, name, model_digest = spbleu_tokenizer(spbleu_model)
-    spbleu = BLEU(tokenize="none", force=True)  # force: no advice on what looks tokenised
-    spbleu.tokenizer, spbleu.tokenizer_signature = tokenizer, name
-    with_references(spbleu, references)
-    signature = spbleu.get_signature()
-    signature.update("spm", model_digest[:8])
-    chrf = CHRF(word_order=2, references=references)
-    return {"spBLEU": (spbleu, str(signature)), "chrF++": (chrf, str(chrf.get_signature()))}
+    metric = BLEU(tokenize="none", force=True)  # force: no advice on what looks tokenised
+    metric.tokenizer, metric.tokenizer_signature = tokenizer, name
+    signature = with_references(metric, references).get_signature()
+    if spbleu_model is None:  # sacrebleu calls whatever stands in its folder flores101
+        signature.update("spm", model_digest[:8])
+    return metric, str(signature)
 
 
 def with_references(bleu, references):
@@ -569,11 +584,11 @@ def score(args):
 def take_settings(args):
     """Fill --split and --limit from generate's record where there is one; raise InputError where they contradict it."""
     record = args.output / "generate.json"
-    made = read_json(record, "--output")["settings"] if record.is_file() else {}
+    made = read_record(record, "settings") if record.is_file() else {}
     for name in ("split", "limit"):
         given = getattr(args, name)
-        if made and given not in (None, made[name]):
-            raise InputError(f"--{name} {given}: {record} says {made[name]}; leave the option out")
+        if made and given not in (None, made.get(name)):
+            raise InputError(f"--{name} {given}: {record} says {made.get(name)}; leave the option out")
         setattr(args, name, made.get(name, given))
     args.split = args.split or "devtest"
 
@@ -585,7 +600,13 @@ def hypotheses_files(output):
         codes = path.stem.split("-")
         if len(codes) != 2:
             raise InputError(f"{path}: expected a name of the form SRC-TGT.txt, for instance en-fr.txt; move it away")
-        files[tuple(resolve(code).code for code in codes)] = path
+        try:
+            direction = tuple(resolve(code).code for code in codes)
+        except InputError as error:
+            raise InputError(f"{path}: {error}; or move the file away") from None
+        if direction in files:
+            raise InputError(f"{path}: of the same direction as {files[direction].name}; move one of them away")
+        files[direction] = path
     if not files:
         raise InputError(f"--output {output}: no hypotheses/SRC-TGT.txt in it; run evaluate.py generate first")
     return files
@@ -595,9 +616,12 @@ def kept_rows(output, made_from):
     """The rows of an earlier run that would come out the same."""
     if not (output / "score.json").is_file() or not (output / "scores.jsonl").is_file():
         return []
-    old = read_json(output / "score.json", "--output")["made_from"]
+    try:
+        old, rows = read_record(output / "score.json", "made_from"), read_scores(output)
+    except InputError:  # damaged: all is scored again
+        return []
     same = {key for key, value in made_from.items() if old.get(key) == value}
-    return [row for row in read_scores(output) if f"{row['src']}-{row['tgt']}" in same]
+    return [row for row in rows if f"{row['src']}-{row['tgt']}" in same]
 
 
 def score_jobs(hypotheses, files):
@@ -660,15 +684,16 @@ def report(args):
             for direction, path in hypotheses_files(output).items():
                 if direction not in scored:
                     raise InputError(f"{output}/scores.jsonl: lacks {path.stem}; run evaluate.py score again")
+    shown = samples(args, systems)  # the last that may fail; nothing is written before
     drawn = {}
     for output, (name, rows) in zip(args.output, systems.items(), strict=True):
         matrix = direction_matrix(rows, "spBLEU")
         drawn[name] = matrix_png(matrix)
         write_text(output / "matrix_spBLEU.csv", matrix_csv(matrix))
-        with replacing(output / "matrix_spBLEU.png") as partial, naming(partial):
+        with replacing(output / "matrix_spBLEU.png") as partial:
             partial.write_bytes(drawn[name])
     path = Path(args.html or args.output[0] / "report.html")
-    write_text(path, html_report(systems, drawn, samples(args, systems)))
+    write_text(path, html_report(systems, drawn, shown))
     print_averages(systems)
     print(f"{path}: written, with matrix_spBLEU.csv and .png in each --output")
 
@@ -679,8 +704,11 @@ def samples(args, systems, directions=6, sentences=10):
     record = args.output[0] / "score.json"
     if not record.is_file() or not all((output / "hypotheses").is_dir() for output in args.output):
         return []
-    made = read_json(record, "--output")["arguments"]
-    files = flores_files(args.flores or existing_folder(made["flores"], "the folder that score read"), made["split"])
+    made = read_record(record, "arguments")
+    flores = args.flores or Path(made["flores"])
+    if not flores.is_dir():
+        raise InputError(f"{flores}, which score read, is not there any more; give the folder by --flores")
+    files = flores_files(flores, made["split"])
     hypotheses = {name: hypotheses_files(output) for name, output in zip(systems, args.output, strict=True)}
     scores = {
         (row["src"], row["tgt"]): row["score"] for row in next(iter(systems.values())) if row["metric"] == "spBLEU"

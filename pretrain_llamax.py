@@ -233,7 +233,7 @@ def resume(args, model, optimizer, scheduler):
             f"--global-batch-size {args.global_batch_size}: the checkpoint {folder} was trained with "
             f"{saved['global_batch_size']}; the data order would change"
         )
-    model.load_state_dict(state["model"])
+    checkpoint.unwrap(model).load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])
     runtime.log(f"resumed from {folder}")

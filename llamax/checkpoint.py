@@ -33,9 +33,16 @@ def latest(directory):
     return int(content), folder
 
 
+def unwrap(model):
+    """The module inside DistributedDataParallel and Float16Module, whose keys do not depend on how it is trained."""
+    while hasattr(model, "module"):
+        model = model.module
+    return model
+
+
 def sharded_state(model, optimizer=None, scheduler=None, is_loading=False):
-    """The state dict that dist_checkpointing saves and fills: `model` is the (wrapped) module of this rank."""
-    state = {"model": model.sharded_state_dict()}
+    """The state dict that dist_checkpointing saves and fills."""
+    state = {"model": unwrap(model).sharded_state_dict()}
     if optimizer is not None:
         state["optimizer"] = optimizer.sharded_state_dict(state, is_loading=is_loading)
         state["scheduler"] = scheduler.state_dict()

@@ -124,8 +124,8 @@ def matrix_png(matrix):
         values, names, columns, labels = values.T, columns, names, labels[::-1]
 
     annotated = values.size <= 400
-    inches = 0.45 if annotated else 0.22
-    height, width = (max(2.5, inches * count) for count in values.shape)
+    height = max(2.5, values.shape[0] * (0.3 if values.shape[0] <= 30 else 0.2))
+    width = max(2.5, values.shape[1] * (0.45 if annotated else 0.2))
     figure = Figure((width + 2.2, height + 1.2), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -138,7 +138,7 @@ def matrix_png(matrix):
     axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False)
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
-    figure.colorbar(image, ax=axes, label=matrix.metric, fraction=0.05)
+    figure.colorbar(image, ax=axes, label=matrix.metric, fraction=0.05, shrink=min(1, 5 / height))
     if annotated:
         middle = image.norm.vmax / 2
         for (y, x), value in np.ndenumerate(values):

@@ -98,10 +98,14 @@ class SentencePieceTokenizer(Tokenizer):
 
     def __init__(self, path):
         import sentencepiece
+        from google.protobuf.message import DecodeError
         from sentencepiece import sentencepiece_model_pb2
 
         super().__init__(path, "sentencepiece")
-        proto = sentencepiece_model_pb2.ModelProto.FromString(self.path.read_bytes())
+        try:
+            proto = sentencepiece_model_pb2.ModelProto.FromString(self.path.read_bytes())
+        except DecodeError as error:
+            raise ValueError(str(error)) from None
         normalizer = proto.normalizer_spec
         if normalizer.precompiled_charsmap or normalizer.remove_extra_whitespaces or not normalizer.add_dummy_prefix:
             raise ValueError("it normalises its input; Llama's does not")

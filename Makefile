@@ -1,0 +1,32 @@
+# make toy           the whole pipeline in miniature (about ten minutes on two cores); AUGMENT=0 for the control
+# make test          all tests; make lint: style
+# Each target builds .venv first, once. PYTHON=python3.12 chooses the interpreter.
+
+PYTHON ?= python3
+AUGMENT ?= 1
+BIN := .venv/bin
+
+.PHONY: toy test lint clean
+
+toy: .venv/installed
+	PYTHON=$(BIN)/python AUGMENT=$(AUGMENT) toy/run.sh
+
+test: .venv/installed-test
+	$(BIN)/python -m pytest -n 2
+
+lint: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf .venv work
+
+.venv/installed: requirements.txt constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or later is needed: make PYTHON=python3.11"'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
+	touch $@
+
+.venv/installed-test: .venv/installed requirements-test.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt -c constraints.txt
+	touch $@

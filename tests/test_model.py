@@ -1,0 +1,112 @@
+"""The model against transformers, and weights there and back."""
+
+import json
+
+import pytest
+import torch
+from conftest import fails, llama_folder, snapshot, stage
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from llamax.files import InputError
+from llamax.model import padded_vocab_size, shape_of
+
+
+@pytest.mark.parametrize("tensor_parallel", [1, 2])
+@pytest.mark.parametrize("family", ["hf_llama2", "hf_llama31"])
+def test_logits_are_those_of_transformers(family, tensor_parallel, request, tmp_path):
+    folder = request.getfixturevalue(family)
+    ids = torch.randint(0, 500, (3, 200), generator=torch.Generator().manual_seed(1))
+    torch.save(ids, tmp_path / "ids.pt")
+    stage("tests/logits.py", folder, tmp_path / "ids.pt", tmp_path / "out.pt", ranks=tensor_parallel)
+    ours = torch.load(tmp_path / "out.pt", weights_only=True)
+    with torch.no_grad():
+        theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(ids).logits
+    assert theirs.abs().max() > 1
+    assert (ours - theirs).abs().max() < 1e-5
+
+
+TIED = {"tie_word_embeddings": True, "num_key_value_heads": 2}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["llama2", "llama31", "tied"])
+def test_there_and_back_is_the_same_bytes(family, dtype, request, tmp_path, tokenizer_model):
+    if dtype != torch.float32 and family != "llama31":
+        pytest.skip("one family is enough for the other dtypes")
+    if family == "tied":
+        folder = llama_folder(tmp_path / "tied", tokenizer_model, 500, **TIED)
+    else:
+        folder = request.getfixturevalue(f"hf_{family}")
+    source = tmp_path / "source"
+    AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).save_pretrained(source)
+    (source / "tokenizer.model").write_bytes(tokenizer_model.read_bytes())
+    stage("convert_hf.py", "to-megatron", "--hf-model", source, "--save", tmp_path / "megatron")
+    stage("convert_hf.py", "to-hf", "--load", tmp_path / "megatron", "--hf-model", source, "--save", tmp_path / "back")
+    before, after = (load_file(path / "model.safetensors") for path in (source, tmp_path / "back"))
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        assert after[name].dtype == tensor.dtype == dtype
+        assert torch.equal(after[name].view(torch.uint8), tensor.view(torch.uint8)), name
+    assert (tmp_path / "back" / "tokenizer.model").read_bytes() == tokenizer_model.read_bytes()
+    ids = torch.arange(40)[None] * 7 % 500
+    models = [AutoModelForCausalLM.from_pretrained(path) for path in (source, tmp_path / "back")]
+    with torch.no_grad():
+        assert torch.equal(*(model(ids).logits for model in models))
+
+
+def test_exported_config_serves_transformers_4_and_5(hf_llama31, tmp_path):
+    stage("convert_hf.py", "to-megatron", "--hf-model", hf_llama31, "--save", tmp_path / "m")
+    stage("convert_hf.py", "to-hf", "--load", tmp_path / "m", "--hf-model", hf_llama31, "--save", tmp_path / "h")
+    config = json.loads((tmp_path / "h" / "config.json").read_text())
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 500000.0
+    assert config["rope_scaling"]["rope_type"] == "llama3" and config["rope_scaling"]["factor"] == 8.0
+    assert shape_of(config) == shape_of(json.loads((hf_llama31 / "config.json").read_text()))
+
+
+def test_config_of_either_transformers_gives_one_shape():
+    base = {
+        "model_type": "llama", "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128, "vocab_size": 100,
+        "num_attention_heads": 4, "max_position_embeddings": 128, "rms_norm_eps": 1e-6,
+    }  # fmt: skip
+    scaling = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+    four = shape_of({**base, "rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **scaling}})
+    five = shape_of({**base, "rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, **scaling}})
+    assert four == five and four.rope_scaling_factor == 8.0 and four.rotary_base == 5e5
+    assert shape_of(base).rotary_base == 10000.0 and shape_of(base).num_query_groups == 4
+    with pytest.raises(ValueError, match="low_freq_factor 2.0; megatron.core computes 1.0 only"):
+        shape_of({**base, "rope_scaling": {"rope_type": "llama3", **scaling, "low_freq_factor": 2.0}})
+    with pytest.raises(ValueError, match="'linear'"):
+        shape_of({**base, "rope_scaling": {"type": "linear", "factor": 2.0}})
+
+
+def test_vocabulary_padding():
+    assert [padded_vocab_size(n) for n in (1, 128, 500, 32_000, 128_256)] == [128, 128, 512, 32_000, 128_256]
+
+
+def test_errors_name_the_file_and_write_nothing(hf_llama2, tmp_path):
+    save = "--save", tmp_path / "out"
+    script = "convert_hf.py"
+    fails(script, "to-megatron", "--hf-model", tmp_path / "none", *save, saying=["--hf-model", "does not exist"])
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    config = (hf_llama2 / "config.json").read_text()
+    (folder / "config.json").write_text(config)
+    fails(script, "to-megatron", "--hf-model", folder, *save, saying=["no model.safetensors", "--init-weights"])
+    tensors = load_file(hf_llama2 / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"][:-1].clone()
+    save_file(tensors, folder / "model.safetensors")
+    fails(script, "to-megatron", "--hf-model", folder, *save, saying=["model.norm.weight has shape (63,)", "(64,)"])
+    (folder / "model.safetensors").write_bytes((hf_llama2 / "model.safetensors").read_bytes()[:5000])
+    fails(script, "to-megatron", "--hf-model", folder, *save, saying=["model.safetensors"])
+    (folder / "config.json").write_text(config.replace('"llama"', '"gpt2"'))
+    fails(script, "to-megatron", "--hf-model", folder, *save, saying=["'gpt2', expected 'llama'"])
+    (folder / "config.json").write_text("{")
+    fails(script, "to-megatron", "--hf-model", folder, *save, saying=["not valid JSON"])
+    assert not (tmp_path / "out").exists()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    fails(script, "to-hf", "--load", empty, "--hf-model", hf_llama2, *save, saying=["no complete checkpoint"])
+    before = snapshot(folder)
+    fails(script, "to-megatron", "--hf-model", hf_llama2, "--save", folder, saying=["exists already"])
+    assert snapshot(folder) == before
