@@ -1,12 +1,13 @@
 # make toy           the whole pipeline in miniature (about ten minutes on two cores); AUGMENT=0 for the control
 # make test          all tests; make lint: style
+# make real          the pipeline on real text (needs ../shared/data), some minutes
 # Each target builds .venv first, once. PYTHON=python3.12 chooses the interpreter.
 
 PYTHON ?= python3
 AUGMENT ?= 1
 BIN := .venv/bin
 
-.PHONY: toy test lint clean
+.PHONY: toy test lint real clean
 
 toy: .venv/installed
 	PYTHON=$(BIN)/python AUGMENT=$(AUGMENT) toy/run.sh
@@ -17,6 +18,9 @@ test: .venv/installed-test
 lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+real: .venv/installed
+	PYTHON=$(BIN)/python benchmarks/real_text.sh
 
 clean:
 	rm -rf .venv work

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import evaluate
+from llamax import scoring
 from llamax.files import InputError
 from llamax.languages import load, resolve
 from llamax.prompts import prompt_ids, translation_prompt
@@ -122,10 +123,10 @@ def test_reference_against_itself_scores_100_in_every_flores_language(code):
     path = DATA / f"flores101/devtest/{resolve(code).flores101_devtest}.devtest"
     lines = evaluate.read_lines(path)
     assert len(lines) == 1012
-    spbleu, _ = evaluate.spbleu_metric([lines], SPBLEU)
+    spbleu, _ = scoring.spbleu_metric([lines], SPBLEU)
     assert f"{spbleu.corpus_score(lines, None).score:.2f}" == "100.00"
     first = lines[:200]  # chrF++ of all lines takes five times as long
-    rows = evaluate.score_lines(evaluate.reference_metrics([first], SPBLEU), first)
+    rows = scoring.score_lines(scoring.reference_metrics([first], SPBLEU), first)
     assert [f"{row['score']:.2f}" for row in rows] == ["100.00", "100.00"]
 
 
@@ -152,14 +153,14 @@ def test_reference_against_itself_scores_100_whatever_the_text_contains(
     assert evaluate.read_lines(path) == lines
     models = [llama_tokenizer, SPBLEU] if DATA.is_dir() else [llama_tokenizer]
     for model in models:
-        rows = evaluate.score_lines(evaluate.reference_metrics([lines], model), evaluate.read_lines(path))
+        rows = scoring.score_lines(scoring.reference_metrics([lines], model), evaluate.read_lines(path))
         assert [f"{row['score']:.2f}" for row in rows] == ["100.00", "100.00"]
 
 
 def test_score_cuts_nothing_after_a_colon(llama_tokenizer):
-    metrics = evaluate.reference_metrics([["the dog sees the cat: the cat sleeps near the tree"]], llama_tokenizer)
+    metrics = scoring.reference_metrics([["the dog sees the cat: the cat sleeps near the tree"]], llama_tokenizer)
     cut, whole = (
-        evaluate.score_lines(metrics, [line])[0]["score"]
+        scoring.score_lines(metrics, [line])[0]["score"]
         for line in ("the dog sees the cat", "the dog sees the cat: the cat runs near the tree")
     )
     assert cut < 50 < whole < 100
@@ -180,7 +181,7 @@ def test_published_scores_of_gpt_are_reproduced(name, spbleu, chrf):
     # As the authors scored: sides swapped, and what pandas made of an empty cell.
     hypotheses = [row["label"].replace("\n", " ") for row in rows]
     references = [row["predictions"].replace("\n", " ") or "nan" for row in rows]
-    found = evaluate.score_lines(evaluate.reference_metrics([references], SPBLEU), hypotheses)
+    found = scoring.score_lines(scoring.reference_metrics([references], SPBLEU), hypotheses)
     assert [f"{row['score']:.2f}" for row in found] == [f"{float(spbleu):.2f}", f"{float(chrf):.2f}"]
 
 
@@ -236,18 +237,18 @@ def test_sacrebleus_own_model_missing_and_no_network(tmp_path):
 )
 def test_bleu_tokens_follow_the_language(code, tokens):
     lines = ["我们 now have four mice, he said.", "x"]
-    metric, signature = evaluate.language_bleu([lines], resolve(code))
+    metric, signature = scoring.language_bleu([lines], resolve(code))
     assert f"tok:{tokens}|" in signature
     assert metric.corpus_score(lines, None).score == pytest.approx(100)
 
 
 def test_short_references_score_100_and_say_so(llama_tokenizer):
     for lines, effective in ((["dog", ""], "yes"), (["the house under the tree", "dog"], "no")):
-        metric, signature = evaluate.spbleu_metric([lines], llama_tokenizer)
+        metric, signature = scoring.spbleu_metric([lines], llama_tokenizer)
         assert metric.corpus_score(lines, None).score == pytest.approx(100)
         assert f"eff:{effective}" in signature
     with pytest.raises(InputError, match="no word on any line"):
-        evaluate.spbleu_metric([["", ""]], llama_tokenizer)
+        scoring.spbleu_metric([["", ""]], llama_tokenizer)
 
 
 def test_several_references_reach_at_least_the_better_one(llama_tokenizer):
@@ -255,7 +256,7 @@ def test_several_references_reach_at_least_the_better_one(llama_tokenizer):
     first = ["the dog runs under the old tree", "the small cat eats"]
     second = ["a red house", "a cat sleeps near the river"]
     scores = [
-        [row["score"] for row in evaluate.score_lines(evaluate.reference_metrics(refs, llama_tokenizer), hypothesis)]
+        [row["score"] for row in scoring.score_lines(scoring.reference_metrics(refs, llama_tokenizer), hypothesis)]
         for refs in ([first, second], [first], [second])
     ]
     assert scores[0] == pytest.approx([100, 100])
@@ -280,7 +281,7 @@ def test_scores_file(scored, flores, llama_tokenizer):
 
     hypotheses = evaluate.read_lines(scored / "hypotheses/en-fr.txt")
     references = evaluate.read_lines(flores / "devtest/fra.devtest")
-    expected = evaluate.score_lines(evaluate.reference_metrics([references], llama_tokenizer), hypotheses)
+    expected = scoring.score_lines(scoring.reference_metrics([references], llama_tokenizer), hypotheses)
     assert [{"src": "en", "tgt": "fr", **row} for row in expected] == rows[:2]
 
 

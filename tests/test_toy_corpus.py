@@ -361,7 +361,7 @@ def test_transformers_reads_the_folder(corpus, tokenizer):
     transformers = pytest.importorskip("transformers")
     config = transformers.AutoConfig.from_pretrained(corpus / "hf")
     assert isinstance(config, transformers.LlamaConfig)
-    assert (config.hidden_size, config.num_hidden_layers, config.vocab_size) == (128, 3, tokenizer.vocab_size())
+    assert (config.hidden_size, config.num_hidden_layers, config.vocab_size) == (128, 2, tokenizer.vocab_size())
     assert config.rope_parameters["rope_theta"] == 10000.0
     generation = transformers.GenerationConfig.from_pretrained(corpus / "hf")
     assert (generation.bos_token_id, generation.eos_token_id) == (1, 2)

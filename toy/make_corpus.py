@@ -371,11 +371,12 @@ def hf_files(vocab_size):
         "model_type": "llama",
         "hidden_size": 128,
         "intermediate_size": 344,
-        "num_hidden_layers": 3,
+        "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 4,
         "hidden_act": "silu",
         "rms_norm_eps": 1e-5,
+        "initializer_range": 0.08,  # about 1 / sqrt(hidden_size); 0.02 suits wide models and learns late here
         "rope_theta": 10000.0,  # transformers 4
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},  # transformers 5
         "max_position_embeddings": 256,

@@ -55,13 +55,13 @@ pretrain() { # P1 + P2' + M, or P1 + P2 + M
     [ "$AUGMENT" = 1 ] && second=$DATA/augmented
     for lang in "${LANGUAGES[@]}"; do blend+=(1 "$DATA/mono-$lang"); done
     "${LAUNCH[@]}" pretrain_llamax.py --hf-model "$HF" --data-path 22 "$DATA/pairs1" 22 "$second" "${blend[@]}" \
-        --save "$WORK/pretrain" --load "$WORK/pretrain" --seq-length 64 --packing inside --micro-batch-size 8 \
-        --train-iters 2800 --lr 3e-3 --save-interval 1000 --eval-interval 500 --log-interval 200
+        --save "$WORK/pretrain" --load "$WORK/pretrain" --seq-length 64 --packing inside --micro-batch-size 16 \
+        --train-iters 1400 --lr 4e-3 --min-lr 3e-4 --save-interval 500 --eval-interval 500 --log-interval 100
 }
 
 tune() {
     "${LAUNCH[@]}" sft_alpaca.py --hf-model "$WORK/pretrained-hf" --data "$CORPUS/alpaca.json" --save "$WORK/sft" \
-        --load "$WORK/sft" --seq-length 96 --micro-batch-size 8 --global-batch-size 16 --train-iters 900 --lr 2e-3 \
+        --load "$WORK/sft" --seq-length 96 --micro-batch-size 8 --global-batch-size 16 --train-iters 1000 --lr 2e-3 \
         --save-interval 500 --eval-interval 300 --log-interval 100
 }
 
