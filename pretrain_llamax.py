@@ -112,6 +112,10 @@ def check_args(args, problems=()):
             raise SystemExit(1)  # one line is enough
         raise InputError("; ".join(problems))
     existing_folder(args.hf_model, "--hf-model")
+    if not args.load and (Path(args.save) / checkpoint.TRACKER).is_file():
+        raise InputError(
+            f"--save {args.save}: holds checkpoints; go on from them with --load {args.save}, or choose another folder"
+        )
     args.data_cache_path = args.data_cache_path or str(Path(args.save) / "data_cache")
 
 

@@ -5,11 +5,13 @@ that. It can be read with other tensor-, pipeline- and data-parallel sizes than 
 """
 
 import shutil
+import sys
 from pathlib import Path
 
 import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.validation import StrictHandling
+from torch.distributed.checkpoint.api import CheckpointException
 
 from llamax.files import InputError, write_text
 from llamax.runtime import is_first_rank, on_first_rank
@@ -64,7 +66,18 @@ def save(directory, iteration, state, progress):
         write_text(Path(directory) / TRACKER, f"{iteration}\n")
 
     on_first_rank(prepare)
-    dist_checkpointing.save({**state, "iteration": iteration, "progress": progress}, str(partial))
+    try:
+        dist_checkpointing.save({**state, "iteration": iteration, "progress": progress}, str(partial))
+    except (OSError, RuntimeError, CheckpointException) as error:  # the last is raised on every rank
+        if not is_first_rank():
+            sys.exit(1)  # one line is enough
+        reason = str(error).strip().splitlines()[-1][:200]
+        free = shutil.disk_usage(partial).free
+        shutil.rmtree(partial, ignore_errors=True)
+        raise InputError(
+            f"--save {final}: could not be written, {free / 1e6:.1f} MB were left there ({reason}); free some space "
+            "and run the same command again, with --load to go on from the last checkpoint"
+        ) from None
     torch.distributed.barrier()
     on_first_rank(publish)
 

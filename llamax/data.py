@@ -58,6 +58,15 @@ class EntryRows(GPTDataset):
         dataset.loss = IndexedDataset(f"{dataset_path}_loss") if masked else None
         return dataset
 
+    def __init__(self, dataset, dataset_path, indices, num_samples, index_split, config):
+        share = f"--data-path {dataset_path}: its {index_split.name} share"
+        remedy = "give other shares with --split, or held-out data with --valid-data-path"
+        if num_samples != 0 and len(indices) == 0:  # megatron.core would look for rows in it for ever
+            raise InputError(f"{share} has no entry; {remedy}")
+        super().__init__(dataset, dataset_path, indices, num_samples, index_split, config)
+        if num_samples is None and len(self) == 0:
+            raise InputError(f"{share} is shorter than one row of --seq-length {config.sequence_length}; {remedy}")
+
     def entry(self, number, start=0, length=None):
         """(ids int64, loss weights float32) of a sequence or a piece of it; an entry's first token has weight 0."""
         ids = self.dataset.get(int(number), offset=int(start), length=length).astype(np.int64)

@@ -28,14 +28,7 @@ def run(main):
     except OSError as error:
         if error.errno is None and not error.filename:  # not from a file: a fault of ours, show where
             raise
-        name = error.filename or "an output file"
-        remedy = {
-            errno.ENOSPC: "free some space or choose another folder, then run the same command again",
-            errno.EDQUOT: "free some quota or choose another folder, then run the same command again",
-            errno.ENOENT: "check the path",
-            errno.EACCES: "check the permissions",
-        }.get(error.errno, "check the path and the file system")
-        message = f"{name}: {error.strerror or error}; {remedy}"
+        message = file_error(error)
     except KeyboardInterrupt:
         print(f"{script}: interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
@@ -43,6 +36,17 @@ def run(main):
         return
     print(f"{script}: error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(1)
+
+
+def file_error(error):
+    """An OSError as a line with file, reason and remedy."""
+    remedy = {
+        errno.ENOSPC: "free some space or choose another folder, then run the same command again",
+        errno.EDQUOT: "free some quota or choose another folder, then run the same command again",
+        errno.ENOENT: "check the path",
+        errno.EACCES: "check the permissions",
+    }.get(error.errno, "check the path and the file system")
+    return f"{error.filename or 'an output file'}: {error.strerror or error}; {remedy}"
 
 
 def existing_file(path, flag):

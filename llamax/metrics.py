@@ -1,5 +1,6 @@
 """What a training run leaves to look at: metrics.jsonl, TensorBoard events, log lines, loss.png."""
 
+import contextlib
 import json
 import math
 import time
@@ -57,8 +58,11 @@ class Metrics:
     def __enter__(self):
         return self
 
-    def __exit__(self, *exception):
-        if self.active:
+    def __exit__(self, exception, *details):
+        if not self.active:
+            return
+        # After a failure (a full disk, say) these may fail too: the first error is the one to show.
+        with contextlib.suppress(OSError) if exception else contextlib.nullcontext():
             self.file.close()
             self.board.close()
             draw_losses(read_metrics(self.path), self.folder / "loss.png")

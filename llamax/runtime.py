@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from megatron.core import parallel_state, tensor_parallel
 
-from llamax.files import InputError
+from llamax.files import InputError, file_error
 
 
 def ranks():
@@ -52,8 +52,9 @@ def initialize(args):
         torch.distributed.init_process_group(backend, rank=rank, world_size=world_size, timeout=timeout)
     parallel_state.initialize_model_parallel(args.tensor_model_parallel_size, args.pipeline_model_parallel_size)
     seed_everything(args.seed)
-    # megatron.core logs every parameter of every bucket at INFO, and warns of what is deliberate here.
-    logging.getLogger("megatron").setLevel(logging.ERROR)
+    # megatron.core logs every parameter of every bucket at INFO, warns of what is deliberate here, and logs errors that
+    # it raises as well.
+    logging.getLogger("megatron").setLevel(logging.CRITICAL)
 
 
 def seed_everything(seed):
@@ -107,7 +108,7 @@ def on_first_rank(function):
         except InputError as error:
             outcome[1] = str(error)
         except OSError as error:
-            outcome[1] = f"{error.filename or 'an output file'}: {error.strerror or error}"
+            outcome[1] = file_error(error)
     if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
         torch.distributed.broadcast_object_list(outcome, src=0)
     if outcome[1] is not None:

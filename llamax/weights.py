@@ -167,7 +167,12 @@ def save_hf_weights(tensors, folder, dtype):
         names = ["model.safetensors"]
     for name, shard in zip(names, shards, strict=True):
         with replacing(folder / name) as partial:
-            save_file(shard, partial, metadata={"format": "pt"})
+            try:
+                save_file(shard, partial, metadata={"format": "pt"})
+            except SafetensorError as error:  # which hides the OSError
+                raise InputError(
+                    f"--save {folder / name}: {error}; free some space or choose another folder, then run again"
+                ) from None
     if len(shards) > 1:
         total = sum(tensor.nbytes for shard in shards for tensor in shard.values())
         weight_map = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}

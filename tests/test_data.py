@@ -201,6 +201,8 @@ def test_what_cannot_be_trained_on_is_refused(tmp_path):
         build_datasets(arguments([tmp_path / "d"], tmp_path / "cache", packing="none"), 60_000, 1, 0)
     with pytest.raises(InputError, match="no complete dataset"):
         build_datasets(arguments([tmp_path / "none"], tmp_path / "cache"), 60_000, 1, 0)
+    with pytest.raises(InputError, match="its valid share has no entry"):
+        build_datasets(arguments([1, tmp_path / "d"], tmp_path / "cache", split="99,1,0"), 60_000, 1, 1)
     changed = bytearray((tmp_path / "d.bin").read_bytes())
     changed[0] ^= 1
     (tmp_path / "d.bin").write_bytes(changed)

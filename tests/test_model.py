@@ -8,7 +8,9 @@ from conftest import fails, llama_folder, snapshot, stage
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from llamax.model import padded_vocab_size, shape_of
+from llamax.files import InputError
+from llamax.model import padded_vocab_size, read_shape, shape_of
+from llamax.weights import HFWeights
 
 
 @pytest.mark.parametrize("tensor_parallel", [1, 2])
@@ -28,11 +30,16 @@ def test_logits_are_those_of_transformers(family, tensor_parallel, request, tmp_
 TIED = {"tie_word_embeddings": True, "num_key_value_heads": 2}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("family", ["llama2", "llama31", "tied"])
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [
+        ("llama2", torch.float16),  # what each family is published in
+        ("llama31", torch.bfloat16),
+        ("llama31", torch.float32),
+        ("tied", torch.bfloat16),
+    ],
+)
 def test_there_and_back_is_the_same_bytes(family, dtype, request, tmp_path, tokenizer_model):
-    if dtype != torch.float32 and family != "llama31":
-        pytest.skip("one family is enough for the other dtypes")
     if family == "tied":
         folder = llama_folder(tmp_path / "tied", tokenizer_model, 500, **TIED)
     else:
@@ -83,29 +90,37 @@ def test_vocabulary_padding():
     assert [padded_vocab_size(n) for n in (1, 128, 500, 32_000, 128_256)] == [128, 128, 512, 32_000, 128_256]
 
 
-def test_errors_name_the_file_and_write_nothing(hf_llama2, tmp_path):
-    save = "--save", tmp_path / "out"
-    script = "convert_hf.py"
-    fails(script, "to-megatron", "--hf-model", tmp_path / "none", *save, saying=["--hf-model", "does not exist"])
-    folder = tmp_path / "broken"
-    folder.mkdir()
+def test_a_broken_folder_is_named(hf_llama2, tmp_path):
+    shape = read_shape(hf_llama2)
     config = (hf_llama2 / "config.json").read_text()
-    (folder / "config.json").write_text(config)
-    fails(script, "to-megatron", "--hf-model", folder, *save, saying=["no model.safetensors", "--init-weights"])
+    weights = tmp_path / "model.safetensors"
+    with pytest.raises(InputError, match=r"no model\.safetensors and no index.*--init-weights"):
+        HFWeights(tmp_path)
     tensors = load_file(hf_llama2 / "model.safetensors")
     tensors["model.norm.weight"] = tensors["model.norm.weight"][:-1].clone()
-    save_file(tensors, folder / "model.safetensors")
-    fails(script, "to-megatron", "--hf-model", folder, *save, saying=["model.norm.weight has shape (63,)", "(64,)"])
-    (folder / "model.safetensors").write_bytes((hf_llama2 / "model.safetensors").read_bytes()[:5000])
-    fails(script, "to-megatron", "--hf-model", folder, *save, saying=["model.safetensors"])
-    (folder / "config.json").write_text(config.replace('"llama"', '"gpt2"'))
-    fails(script, "to-megatron", "--hf-model", folder, *save, saying=["'gpt2', expected 'llama'"])
-    (folder / "config.json").write_text("{")
-    fails(script, "to-megatron", "--hf-model", folder, *save, saying=["not valid JSON"])
-    assert not (tmp_path / "out").exists()
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    fails(script, "to-hf", "--load", empty, "--hf-model", hf_llama2, *save, saying=["no complete checkpoint"])
-    before = snapshot(folder)
-    fails(script, "to-megatron", "--hf-model", hf_llama2, "--save", folder, saying=["exists already"])
-    assert snapshot(folder) == before
+    save_file(tensors, weights)
+    with pytest.raises(InputError, match=r"model\.norm\.weight has shape \(63,\), config.json says \(64,\)"):
+        HFWeights(tmp_path).dtype(shape)
+    del tensors["model.norm.weight"]
+    save_file(tensors, weights)
+    with pytest.raises(InputError, match=r"holds no tensor model\.norm\.weight"):
+        HFWeights(tmp_path).dtype(shape)
+    weights.write_bytes((hf_llama2 / "model.safetensors").read_bytes()[:5000])
+    with pytest.raises(InputError, match="fetch the file again"):
+        HFWeights(tmp_path)
+    (tmp_path / "config.json").write_text(config.replace('"llama"', '"gpt2"'))
+    with pytest.raises(InputError, match="'gpt2', expected 'llama'"):
+        read_shape(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(InputError, match="not valid JSON"):
+        read_shape(tmp_path)
+
+
+def test_errors_are_one_line_and_write_nothing(hf_llama2, tmp_path):
+    script, save = "convert_hf.py", ("--save", tmp_path / "out")
+    before = snapshot(tmp_path)
+    fails(script, "to-megatron", "--hf-model", tmp_path / "none", *save, saying=["--hf-model", "does not exist"])
+    fails(script, "to-hf", "--load", tmp_path, "--hf-model", hf_llama2, *save, saying=["no complete checkpoint"])
+    fails(script, "to-megatron", "--hf-model", tmp_path, *save, saying=["config.json"])
+    fails(script, "to-megatron", "--hf-model", hf_llama2, "--save", tmp_path, saying=["exists already"])
+    assert snapshot(tmp_path) == before

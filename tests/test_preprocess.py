@@ -4,10 +4,8 @@ import itertools
 import json
 import os
 import shutil
-import subprocess
 
 import numpy as np
-import pytest
 import sentencepiece
 from conftest import LLAMA2, SHARED, fails, needs_shared, sentences, snapshot, stage, write_jsonl
 from megatron.core.datasets.indexed_dataset import IndexedDataset
@@ -208,26 +206,3 @@ def test_errors_are_one_line_and_leave_everything_as_it_was(tmp_path, tokenizer_
     fails(PARALLEL, "--input", source, *model, *out, "--swap-probability", 2, saying=["--swap-probability 2"])
     shutil.rmtree(tmp_path / "out")
     assert snapshot(tmp_path) == before
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A tmpfs of 64 KiB, where the machine lets us mount one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("cannot mount a tmpfs here: " + mounted.stderr.decode().strip())
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_a_full_disk_is_named_and_nothing_stays(small_disk, tmp_path, tokenizer_model):
-    (small_disk / "kept").write_text("kept")
-    source = write_jsonl(tmp_path / "a.jsonl", pairs(5000))
-    text = tmp_path / "a.txt"
-    text.write_text("\n".join(sentences("en", 5000)), encoding="utf-8")
-    model = "--tokenizer-model", tokenizer_model
-    fails(PARALLEL, "--input", source, *model, "--output-prefix", small_disk / "d", saying=["No space left", "free"])
-    fails(MONO, "--input", text, "--lang", "en", *model, "--output-prefix", small_disk / "d", saying=["No space left"])
-    assert snapshot(small_disk) == {"kept": b"kept"}
