@@ -53,7 +53,7 @@ import warnings
 from importlib.metadata import version
 from pathlib import Path
 
-from llamax.files import InputError, existing_file, fingerprint, read_json, replacing, run
+from llamax.files import InputError, existing_file, fingerprint, read_json, replacing, require_same_origin, run
 from llamax.languages import resolve
 from llamax.records import Progress, Rejects, Unusable, map_blocks, parse_lines, read_blocks, usable_text
 from preprocess_parallel import parse_pair
@@ -136,11 +136,7 @@ def already_done(output, arguments, sources):
     manifest = read_json(f"{output}.manifest.json", "--output")
     if not isinstance(manifest, dict) or not isinstance(manifest.get("arguments"), dict):
         raise InputError(f"--output {output}: {output}.manifest.json is not a manifest of this command; {remedy}")
-    found = {key: manifest.get(key) for key in ("format", "sources")} | manifest["arguments"]
-    for key, value in {"format": FORMAT, "sources": sources, **arguments}.items():
-        if found.get(key) != value:
-            what = "other source files" if key == "sources" else f"{key} {found.get(key)!r}, now {value!r}"
-            raise InputError(f"--output {output}: exists, made with {what}; {remedy}")
+    require_same_origin(manifest, {"format": FORMAT, "sources": sources, **arguments}, f"--output {output}", remedy)
     size = os.path.getsize(output)
     if size != manifest.get("bytes"):
         raise InputError(f"--output {output}: {size} bytes, its manifest says {manifest.get('bytes')}; {remedy}")

@@ -230,6 +230,11 @@ def resume(args, model, optimizer, scheduler):
     if not args.load or not (Path(args.load) / checkpoint.TRACKER).is_file():
         return 0
     iteration, folder = checkpoint.latest(args.load)
+    if iteration == 0:  # weights from convert_hf.py to-megatron, without an optimizer
+        state = checkpoint.load(folder, checkpoint.sharded_state(model))
+        checkpoint.unwrap(model).load_state_dict(state["model"])
+        optimizer.reload_model_params()
+        return 0
     state = checkpoint.load(folder, checkpoint.sharded_state(model, optimizer, scheduler, is_loading=True))
     saved = state["progress"]
     if saved["global_batch_size"] != args.global_batch_size:
@@ -297,7 +302,7 @@ def train(args):
             scheduler.step(increment=1)
 
             seconds = time.perf_counter() - start
-            speed = args.global_batch_size * args.seq_length / seconds
+            speed = args.global_batch_size * args.seq_length / seconds  # places in rows, padding included
             metrics.add(iteration, loss=loss_sum / max(tokens, 1), tokens=int(tokens), lr=lr, grad_norm=grad_norm,
                         tokens_per_second=speed)  # fmt: skip
             if iteration % args.log_interval == 0 or iteration == last:

@@ -126,3 +126,13 @@ def fingerprint(path):
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
     return {"path": str(path), "size": os.path.getsize(path), "blake2b": digest.hexdigest()}
+
+
+def require_same_origin(manifest, wanted, output, remedy):
+    """Raise InputError if a manifest says that `output` was made otherwise than `wanted`, {argument: value} with the
+    format and the fingerprints of the sources: an existing output is never overwritten, nor taken for another."""
+    found = {key: manifest.get(key) for key in ("format", "sources")} | manifest.get("arguments", {})
+    for key, value in wanted.items():
+        if found.get(key) != value:
+            what = "other source files" if key == "sources" else f"{key} {found.get(key)!r}, now {value!r}"
+            raise InputError(f"{output}: exists, made with {what}; {remedy}")

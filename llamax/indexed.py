@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llamax.files import InputError, fingerprint, naming, read_json, replacing
+from llamax.files import InputError, fingerprint, naming, read_json, replacing, require_same_origin
 
 _HEADER = b"MMIDIDX\x00\x00"
 _DTYPE_CODES = {np.dtype(np.uint8): 1, np.dtype(np.int32): 4, np.dtype(np.uint16): 8}
@@ -138,15 +138,12 @@ def already_done(prefix, arguments, sources):
     path = Path(f"{prefix}.json")
     if not path.exists():
         return False
-    manifest = read_json(path, "--output-prefix")
-    found = {"format": manifest.get("format"), "sources": manifest.get("sources"), **manifest.get("arguments", {})}
-    wanted = {"format": FORMAT, "sources": sources, **arguments}
-    for key, value in wanted.items():
-        if found.get(key) != value:
-            what = "other source files" if key == "sources" else f"{key} {found.get(key)!r}, now {value!r}"
-            raise InputError(
-                f"--output-prefix {prefix}: exists, made with {what}; choose another prefix or remove {prefix}*"
-            )
+    require_same_origin(
+        read_json(path, "--output-prefix"),
+        {"format": FORMAT, "sources": sources, **arguments},
+        f"--output-prefix {prefix}",
+        f"choose another prefix or remove {prefix}*",
+    )
     return True
 
 

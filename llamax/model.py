@@ -213,6 +213,8 @@ def build_model(shape, args, sequence_length):
         spec = get_gpt_layer_with_transformer_engine_spec()
     else:
         spec = get_gpt_layer_local_spec(normalization="RMSNorm")
+    # Transformer Engine's causal attention ignores the mask that keeps attention inside an entry.
+    if not has_transformer_engine() or getattr(args, "packing", None) == "inside":
         spec.submodules.self_attention.submodules.core_attention = CausalAttention
     model = Llama(
         config,

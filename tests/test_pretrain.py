@@ -78,6 +78,12 @@ def test_resume_is_exact(uninterrupted, hf_llama31, data, tmp_path):
     assert snapshot(tmp_path) == before
 
 
+def test_imported_weights_train_the_same(uninterrupted, hf_llama31, data, tmp_path):
+    stage("convert_hf.py", "to-megatron", "--hf-model", hf_llama31, "--save", tmp_path / "m")
+    found = train(tmp_path / "run", hf_llama31, data, "--init-weights", "--load", tmp_path / "m")
+    assert found == uninterrupted
+
+
 def test_another_layout_resumes(uninterrupted, hf_llama31, data, tmp_path):
     train(tmp_path, hf_llama31, data, *parallel(2, 2), "--exit-interval", 10, ranks=4)
     found = train(tmp_path, hf_llama31, data, "--load", tmp_path)

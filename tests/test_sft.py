@@ -1,6 +1,7 @@
 """Instruction tuning: prompts, masks, rejects, and a run to the end."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -73,6 +74,15 @@ def test_a_run(examples, hf_llama2, tmp_path):
         assert ids.get(i)[-1] == tokenizer.eos_id and np.all(np.diff(loss.get(i).astype(int)) >= 0)
 
 
+def test_a_tokenizer_larger_than_the_model_is_refused(examples, hf_llama2, tmp_path):
+    folder = tmp_path / "small"
+    shutil.copytree(hf_llama2, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 300}))
+    fails("sft_alpaca.py", "--hf-model", folder, "--data", examples, "--save", tmp_path / "sft",
+          "--max-reject-rate", 0.2, "--global-batch-size", 4, saying=["has 500 tokens, the model 300"])  # fmt: skip
+
+
 def test_errors(examples, hf_llama2, tmp_path):
     common = "sft_alpaca.py", "--hf-model", hf_llama2, "--save", tmp_path / "sft", "--data"
     fails(*common, tmp_path / "none.json", saying=["--data", "does not exist"])
@@ -80,5 +90,9 @@ def test_errors(examples, hf_llama2, tmp_path):
           saying=["--num-train-epochs 0", "--max-reject-rate 3"])  # fmt: skip
     (tmp_path / "half.json").write_text('[{"instruction": "x"')
     fails(*common, tmp_path / "half.json", "--global-batch-size", 4, saying=["half.json", "not valid JSON"])
+    (tmp_path / "latin1.json").write_bytes('[{"instruction": "é"}]'.encode("latin-1"))
+    fails(
+        *common, tmp_path / "latin1.json", "--global-batch-size", 4, saying=["latin1.json", "not valid JSON", "utf-8"]
+    )
     (tmp_path / "object.json").write_text("{}")
     fails(*common, tmp_path / "object.json", "--global-batch-size", 4, saying=["expected a list of examples"])
