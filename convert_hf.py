@@ -99,7 +99,7 @@ def to_megatron(args):
     args.params_dtype = HFWeights(args.hf_model).dtype(shape)
     model = build_model(shape, args, sequence_length=shape.max_position_embeddings)
     load_hf_weights(model, args.hf_model, shape)
-    checkpoint.save(args.save, 0, checkpoint.sharded_state(model), progress={})
+    checkpoint.save(args.save, 0, checkpoint.sharded_state(model), arguments={})
     print(f"{checkpoint.folder_of(args.save, 0)}: {sum(p.numel() for p in model.parameters()):,} parameters")
 
 

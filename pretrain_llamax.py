@@ -12,7 +12,6 @@ Hugging Face folder: the model's shape comes from its config.json, its weights f
 """
 
 import argparse
-import json
 import math
 import re
 import time
@@ -225,6 +224,13 @@ def set_up(args, shape):
     return model, optimizer, scheduler
 
 
+# What a resumed run must have in common with the run it goes on from.
+UNCHANGED = (
+    "data_path", "valid_data_path", "split", "seq_length", "packing", "global_batch_size", "seed", "train_iters",
+    "lr", "min_lr", "lr_decay_style", "lr_warmup_fraction", "weight_decay", "adam_beta2",
+)  # fmt: skip
+
+
 def resume(args, model, optimizer, scheduler):
     """The step to go on from: that of the latest checkpoint under --load, or 0."""
     if not args.load or not (Path(args.load) / checkpoint.TRACKER).is_file():
@@ -236,11 +242,13 @@ def resume(args, model, optimizer, scheduler):
         optimizer.reload_model_params()
         return 0
     state = checkpoint.load(folder, checkpoint.sharded_state(model, optimizer, scheduler, is_loading=True))
-    saved = state["progress"]
-    if saved["global_batch_size"] != args.global_batch_size:
+    saved = state["arguments"]
+    changed = [f"--{name.replace('_', '-')} {getattr(args, name)} ({saved.get(name)})" for name in UNCHANGED
+               if getattr(args, name) != saved.get(name)]  # fmt: skip
+    if changed:
         raise InputError(
-            f"--global-batch-size {args.global_batch_size}: the checkpoint {folder} was trained with "
-            f"{saved['global_batch_size']}; the data order would change"
+            f"--load {folder}: was trained with other values of {', '.join(changed)}, which decide data order and "
+            "learning rate; give the same, or start anew from its weights (convert_hf.py to-hf)"
         )
     checkpoint.unwrap(model).load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
@@ -310,9 +318,8 @@ def train(args):
             if iteration == args.train_iters or (args.eval_interval and iteration % args.eval_interval == 0):
                 hold_out(iteration)
             if iteration == last or (args.save_interval and iteration % args.save_interval == 0):
-                progress = {"global_batch_size": args.global_batch_size, "arguments": json.dumps(vars(args))}
                 state = checkpoint.sharded_state(model, optimizer, scheduler)
-                checkpoint.save(args.save, iteration, state, progress)
+                checkpoint.save(args.save, iteration, state, vars(args))
             start = time.perf_counter()
     runtime.log(f"saved {checkpoint.folder_of(args.save, max(done, last))}")
 

@@ -51,8 +51,8 @@ def sharded_state(model, optimizer=None, scheduler=None, is_loading=False):
     return state
 
 
-def save(directory, iteration, state, progress):
-    """Save a checkpoint of `sharded_state` and `progress` (a dict of plain values) as iteration `iteration`."""
+def save(directory, iteration, state, arguments):
+    """Save a checkpoint of `sharded_state` and `arguments` (a dict of plain values) as iteration `iteration`."""
     final = folder_of(directory, iteration)
     partial = final.with_name(f".{final.name}.partial")
 
@@ -67,7 +67,7 @@ def save(directory, iteration, state, progress):
 
     on_first_rank(prepare)
     try:
-        dist_checkpointing.save({**state, "iteration": iteration, "progress": progress}, str(partial))
+        dist_checkpointing.save({**state, "iteration": iteration, "arguments": arguments}, str(partial))
     except (OSError, RuntimeError, CheckpointException) as error:  # the last is raised on every rank
         if not is_first_rank():
             sys.exit(1)  # one line is enough
@@ -83,7 +83,7 @@ def save(directory, iteration, state, progress):
 
 
 def load(folder, state):
-    """Fill `state` (from `sharded_state`) from a checkpoint folder; returns the whole, with iteration and progress."""
+    """Fill `state` (from `sharded_state`) from a checkpoint folder; returns the whole, with iteration and arguments."""
     try:
         return dist_checkpointing.load(state, str(folder), strict=StrictHandling.RAISE_UNEXPECTED)
     except (dist_checkpointing.core.CheckpointingException, RuntimeError, KeyError) as error:

@@ -120,18 +120,18 @@ def test_errors(data, hf_llama2, tmp_path):
           saying=["--hf-model", "does not exist"])  # fmt: skip
     assert snapshot(tmp_path) == before
     fails(script, *good, "--data-path", tmp_path / "none", saying=["no complete dataset"])
-    fails(
-        script,
-        *good,
-        "--data-path",
-        data[1],
-        data[3],
-        "--micro-batch-size",
-        64,
-        "--train-iters",
-        900,
-        saying=["one epoch"],
-    )
+    two = "--data-path", data[1], data[3]
+    fails(script, *good, *two, saying=["valid share is shorter", "--split"])
+    fails(script, *good, *two, "--split", "100,0,0", "--train-iters", 900, saying=["--train-iters 900", "one epoch"])
+
+
+def test_a_resume_that_would_change_the_run_is_refused(data, hf_llama2, tmp_path):
+    train(tmp_path, hf_llama2, data, "--exit-interval", 1)
+    before = snapshot(tmp_path / "iter_0000001")
+    fails("pretrain_llamax.py", "--hf-model", hf_llama2, "--data-path", *data, "--save", tmp_path, "--load", tmp_path,
+          "--seq-length", 64, "--packing", "inside", "--micro-batch-size", 4, "--global-batch-size", 8,
+          "--train-iters", 30, "--lr", 2e-3, saying=["--train-iters 30 (20)", "--lr 0.002 (0.001)"])  # fmt: skip
+    assert snapshot(tmp_path / "iter_0000001") == before
 
 
 def test_another_tokenizer_is_refused(data, hf_llama2, tmp_path, tokenizer_model):

@@ -1,0 +1,59 @@
+"""The README's commands, run as they stand there, in order, on files of the names it uses."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import ENVIRONMENT, ROOT, sentences, stage, write_jsonl
+
+
+def commands():
+    """The commands of the stages' code block, a trailing backslash joining lines."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = next(block for block in re.findall(r"```\n(.*?)```", readme, re.DOTALL) if "preprocess_mono.py" in block)
+    return [line for line in block.replace("\\\n", " ").splitlines() if line]
+
+
+def test_every_stage_has_its_command():
+    scripts = {path.name for path in ROOT.glob("*.py")}
+    assert scripts == {word for command in commands() for word in command.split() if word.endswith(".py")}
+
+
+def test_commands_run_as_they_stand(tmp_path, hf_llama2, tokenizer_model):
+    for path in ROOT.glob("*.py"):
+        (tmp_path / path.name).symlink_to(path)
+    shutil.copytree(hf_llama2, tmp_path / "llama2")
+    shutil.copy(tokenizer_model, tmp_path / "sacrebleu_tokenizer_spm.model")
+    (tmp_path / "fr.txt").write_text("\n".join(sentences("fr", 2000)) + "\n", encoding="utf-8")
+    both = list(zip(sentences("en", 2000), sentences("fr", 2000), strict=True))
+    pairs = [{"src": en, "tgt": fr, "src_lang": "en", "tgt_lang": "fr"} for en, fr in both]
+    write_jsonl(tmp_path / "pairs.jsonl", pairs)
+    (tmp_path / "en-fr.txt").write_text("farmer fermier\nlamp\tlampe\nred rouge\n", encoding="utf-8")
+    examples = [{"instruction": f"Say {i}.", "input": "", "output": str(i)} for i in range(150)]
+    (tmp_path / "alpaca_data.json").write_text(json.dumps(examples))
+    flores = tmp_path / "flores101" / "devtest"
+    flores.mkdir(parents=True)
+    for name, lang in (("eng", "en"), ("fra", "fr")):
+        (flores / f"{name}.devtest").write_text("\n".join(sentences(lang, 2)) + "\n", encoding="utf-8")
+
+    environment = {**ENVIRONMENT, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for command in commands():
+        # Only the port differs: two tests may run at once.
+        command = command.replace("torchrun ", "torchrun --standalone ")
+        result = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, command + result.stdout + result.stderr
+    scores = [json.loads(line) for line in (tmp_path / "out" / "scores.jsonl").read_text().splitlines()]
+    assert {(score["src"], score["tgt"]) for score in scores} == {("en", "fr"), ("fr", "en")}
+    assert "<html" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_slurm_script_uses_options_that_exist():
+    script = (ROOT / "slurm" / "pretrain.sh").read_text(encoding="utf-8")
+    used = set(re.findall(r"(?<![\w-])--[a-z0-9-]+", "\n".join(line.partition("#")[0] for line in script.splitlines())))
+    known = set(re.findall(r"--[a-z0-9-]+", stage("pretrain_llamax.py", "--help")))
+    assert len(used) > 10 and used <= known, used - known
+    assert subprocess.run(["bash", "-n", ROOT / "slurm" / "pretrain.sh"]).returncode == 0
