@@ -36,7 +36,6 @@ What a word is, and how words are joined again (the paper says: spaces, and jieb
   stays as it was written, in lower case.
 """
 
-import argparse
 import collections
 import functools
 import hashlib
@@ -53,7 +52,7 @@ import warnings
 from importlib.metadata import version
 from pathlib import Path
 
-from llamax.files import InputError, existing_file, fingerprint, read_json, replacing, require_same_origin, run
+from llamax.files import InputError, Parser, existing_file, fingerprint, read_json, replacing, require_same_origin, run
 from llamax.languages import resolve
 from llamax.records import Progress, Rejects, Unusable, map_blocks, parse_lines, read_blocks, usable_text
 from preprocess_parallel import parse_pair
@@ -73,11 +72,11 @@ _UNIT = re.compile(rf"(?:[{_LATIN}][{_MARKS}]*)+|[{_FIRST}]*.(?:[{_STACK}]\w|[{_
 
 
 def get_args():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser = Parser(description=__doc__.split("\n\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     rate = "share of rejects that ends the run (default %(default)s)"
 
-    lexicon = commands.add_parser("lexicon", help="merge dictionaries into one lexicon", allow_abbrev=False)
+    lexicon = commands.add_parser("lexicon", help="merge dictionaries into one lexicon")
     add = functools.partial(lexicon.add_argument, nargs="+", action="extend", default=[], metavar="[A-B=]FILE")
     add("--muse", help="a word, a space or tab, a word; en-fr=FILE, or a file named en-fr.txt")
     add("--panlex", help="an entry, a tab, an entry; eng-fra=FILE, or a file named eng_fra_lexicon.txt")
@@ -85,7 +84,7 @@ def get_args():
     lexicon.add_argument("--output", required=True, metavar="LEXICON", help="and LEXICON.manifest.json beside it")
     lexicon.add_argument("--max-reject-rate", type=float, default=0.01, help=rate)
 
-    pairs = commands.add_parser("pairs", help="code-switch the source of sentence pairs", allow_abbrev=False)
+    pairs = commands.add_parser("pairs", help="code-switch the source of sentence pairs")
     add = pairs.add_argument
     add("--lexicon", required=True, help="what `augment.py lexicon` wrote")
     add("--input", nargs="+", required=True, metavar="FILE", help='.jsonl of {"src","tgt","src_lang","tgt_lang"}')

@@ -7,7 +7,6 @@ A checkpoint of any tensor- and pipeline-parallel layout can be exported, and an
 exported folder carries --hf-model's tokenizer and generation config, and a config.json that transformers 4 and 5 read.
 """
 
-import argparse
 import shutil
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from llamax import runtime  # isort: skip  (first: it silences megatron.core's w
 import torch
 
 from llamax import checkpoint
-from llamax.files import InputError, existing_folder, read_json, run, write_json
+from llamax.files import InputError, Parser, existing_folder, read_json, run, write_json
 from llamax.model import build_model, read_shape
 from llamax.weights import HFWeights, hf_tensors, load_hf_weights, save_hf_weights
 
@@ -31,14 +30,14 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 def get_args():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser = Parser(description=__doc__.split("\n\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    to_hf = commands.add_parser("to-hf", help="checkpoint to Hugging Face folder", allow_abbrev=False)
+    to_hf = commands.add_parser("to-hf", help="checkpoint to Hugging Face folder")
     to_hf.add_argument("--load", required=True, metavar="DIR", help="a --save folder of training (its latest) ")
     to_hf.add_argument("--hf-model", required=True, metavar="DIR", help="folder whose config and tokenizer it has")
     to_hf.add_argument("--save", required=True, metavar="DIR", help="folder to make; must not exist")
     to_hf.add_argument("--dtype", choices=DTYPES, help="of the weights (default: config.json's, else float32)")
-    to_megatron = commands.add_parser("to-megatron", help="Hugging Face folder to checkpoint", allow_abbrev=False)
+    to_megatron = commands.add_parser("to-megatron", help="Hugging Face folder to checkpoint")
     to_megatron.add_argument("--hf-model", required=True, metavar="DIR")
     to_megatron.add_argument("--save", required=True, metavar="DIR", help="folder to make; must not exist")
     args = parser.parse_args()

@@ -12,7 +12,6 @@ array share one --output and take other --directions each. score writes OUTPUT/s
 metric, and report matrix_spBLEU.csv, matrix_spBLEU.png and report.html.
 """
 
-import argparse
 import functools
 import hashlib
 import itertools
@@ -25,6 +24,7 @@ from pathlib import Path
 
 from llamax.files import (
     InputError,
+    Parser,
     existing_file,
     existing_folder,
     fingerprint,
@@ -52,11 +52,11 @@ PIECE = 1 << 20
 
 
 def get_args():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser = Parser(description=__doc__.split("\n\n")[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="generate|score|report|score-files")
 
     def command(name, text):
-        return commands.add_parser(name, help=text, description=text, allow_abbrev=False).add_argument
+        return commands.add_parser(name, help=text, description=text).add_argument
 
     flores = "folder that holds SPLIT/LANGUAGE.SPLIT files (Flores-101 or -200)"
     spbleu = "spBLEU's SentencePiece file (default: sacrebleu's flores101, which it downloads once)"

@@ -10,14 +10,13 @@ writes data/fr.bin, data/fr.idx (open in stock megatron.core IndexedDataset) and
 what it could not use in data/fr.rejects.jsonl. Run again, it does nothing if the dataset is complete.
 """
 
-import argparse
 import collections
 import functools
 import os
 
 import numpy as np
 
-from llamax.files import InputError, existing_file, fingerprint, run
+from llamax.files import InputError, Parser, existing_file, fingerprint, run
 from llamax.indexed import already_done, writing_dataset
 from llamax.languages import resolve
 from llamax.records import (
@@ -36,7 +35,7 @@ from llamax.tokenizer import load_tokenizer
 
 
 def get_args():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser = Parser(description=__doc__.split("\n\n")[0])
     add = parser.add_argument
     add("--input", nargs="+", required=True, metavar="FILE", help="text, one document a line, or .jsonl records")
     add("--lang", help="language code (llamax/languages.tsv); may be left out where every record has its own")

@@ -12,7 +12,6 @@ An entry is BOS, the ids of `src + " " + tgt` encoded once, EOS. The side is dec
 copy, so that it depends neither on the order of the records nor on the number of workers.
 """
 
-import argparse
 import collections
 import functools
 import hashlib
@@ -21,7 +20,7 @@ import os
 
 import numpy as np
 
-from llamax.files import InputError, existing_file, fingerprint, run
+from llamax.files import InputError, Parser, existing_file, fingerprint, run
 from llamax.indexed import already_done, writing_dataset
 from llamax.languages import resolve
 from llamax.records import (
@@ -45,7 +44,7 @@ Pair = collections.namedtuple("Pair", "src tgt src_lang tgt_lang loss origin")
 
 
 def get_args():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser = Parser(description=__doc__.split("\n\n")[0])
     add = parser.add_argument
     add("--input", nargs="+", metavar="FILE", help='.jsonl of {"src","tgt","src_lang","tgt_lang","loss","origin"}')
     add("--src", metavar="FILE", help="source side, one sentence a line (with --tgt, instead of --input)")

@@ -11,7 +11,6 @@ Hugging Face folder: the model's shape comes from its config.json, its weights f
 --load the run goes on from the latest checkpoint there, if there is one.
 """
 
-import argparse
 import math
 import re
 import time
@@ -28,14 +27,14 @@ from megatron.core.transformer.module import Float16Module
 
 from llamax import checkpoint
 from llamax.data import PACKING, SequentialSampler, attention_mask, build_datasets
-from llamax.files import InputError, existing_folder, run, write_json
+from llamax.files import InputError, Parser, existing_folder, run, write_json
 from llamax.metrics import Metrics
 from llamax.model import build_model, read_shape
 from llamax.weights import load_hf_weights
 
 
 def get_args():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser = Parser(description=__doc__.split("\n\n")[0])
     data = parser.add_argument_group("data")
     data.add_argument("--data-path", nargs="+", required=True, help="[weight] prefix pairs, or prefixes alone")
     data.add_argument("--valid-data-path", nargs="+", help="held-out data in the same form (instead of --split)")

@@ -8,14 +8,13 @@ EOS only. Defaults are Stanford Alpaca's for 7B: batch 128, learning rate 2e-5, 
 0.03, no weight decay. All weights are tuned (an assumption: the paper does not say).
 """
 
-import argparse
 import json
 from pathlib import Path
 
 from llamax import runtime  # isort: skip  (first: it silences megatron.core's warnings at import)
 import numpy as np
 
-from llamax.files import InputError, existing_file, fingerprint, run
+from llamax.files import InputError, Parser, existing_file, fingerprint, run
 from llamax.indexed import already_done, read_manifest, writing_dataset
 from llamax.prompts import alpaca_prompt, prompt_ids, response_ids
 from llamax.records import Reject, Rejects, Unusable, usable_text
@@ -24,7 +23,7 @@ from pretrain_llamax import add_training_arguments, check_args, train
 
 
 def get_args():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser = Parser(description=__doc__.split("\n\n")[0])
     data = parser.add_argument_group("data")
     data.add_argument(
         "--data", nargs="+", required=True, metavar="FILE", help="Alpaca JSON: instruction, input, output"

@@ -4,6 +4,7 @@ An error a user can mend is raised as InputError and shown as one line; an outpu
 because it is written beside its final name and renamed last.
 """
 
+import argparse
 import contextlib
 import errno
 import hashlib
@@ -16,6 +17,18 @@ from pathlib import Path
 class InputError(Exception):
     """Something the user gave cannot be used. The message names the file or flag, what was found, what was
     expected, and the remedy, in one line."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line, as all others are, and that takes no abbreviations."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def error(self, message):
+        if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0":
+            sys.exit(1)  # one line is enough
+        raise InputError(f"{message}; --help lists the options")
 
 
 def run(main):

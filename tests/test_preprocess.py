@@ -186,6 +186,8 @@ def test_errors_are_one_line_and_leave_everything_as_it_was(tmp_path, tokenizer_
     short.write_text("\n".join(sentences("fr", 9)) + "\n", encoding="utf-8")
     bad = tmp_path / "bad.txt"
     bad.write_bytes(source.read_bytes() + b"\xff\xfe\n")
+    short_bad = tmp_path / "c.txt"
+    short_bad.write_bytes(short.read_bytes() + b"\xff\n")
     before = snapshot(tmp_path)
     out = "--output-prefix", tmp_path / "out" / "d"
     model = "--tokenizer-model", tokenizer_model
@@ -204,5 +206,11 @@ def test_errors_are_one_line_and_leave_everything_as_it_was(tmp_path, tokenizer_
     fails(PARALLEL, *sides, *model, *out, saying=["10 lines", "9"])
     fails(PARALLEL, "--input", source, *sides, *model, *out, saying=["give one of the two"])
     fails(PARALLEL, "--input", source, *model, *out, "--swap-probability", 2, saying=["--swap-probability 2"])
+    fails(PARALLEL, "--input", tmp_path / "none", *model, *out, saying=["--input", "does not exist"])
+    fails(PARALLEL, *sides[:6], "--tgt-lang", "xx", *model, *out, saying=["xx", "languages.tsv"])
+    sides = "--src", source, "--tgt", short_bad, "--src-lang", "en", "--tgt-lang", "fr"
+    fails(PARALLEL, *sides, *model, *out, saying=["1 of 10 records", "invalid UTF-8"])
+    fails(PARALLEL, *sides, "--tokenizer-model", source, *out, saying=["tokenizer.model"])
+    fails(MONO, "--block-size", "many", saying=["--block-size", "'many'"])
     shutil.rmtree(tmp_path / "out")
     assert snapshot(tmp_path) == before

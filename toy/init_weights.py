@@ -3,17 +3,16 @@
 python toy/init_weights.py --hf-model work/toy/corpus/hf
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from llamax.files import existing_file, replacing, run
+from llamax.files import Parser, existing_file, replacing, run
 
 
 def get_args():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser = Parser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--hf-model", required=True, metavar="DIR", help="folder with a config.json")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()

@@ -17,7 +17,6 @@ The folder holds what the stages read:
     manifest.json                   the arguments and counts
 """
 
-import argparse
 import hashlib
 import io
 import itertools
@@ -32,7 +31,7 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from llamax import prompts
-from llamax.files import InputError, read_json, replacing, run, write_json, write_text
+from llamax.files import InputError, Parser, read_json, replacing, run, write_json, write_text
 from llamax.languages import resolve
 
 LANGUAGES = ("en", "fr", "es", "zh", "ta", "th")
@@ -188,9 +187,8 @@ WORLD = read_concepts()
 
 
 def get_args():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Write the toy corpus with its tokenizer and model configuration. A second run does nothing.",
-        allow_abbrev=False,
     )
     parser.add_argument("--output", type=Path, default=Path("work/toy/corpus"), metavar="DIR", help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
