@@ -13,7 +13,7 @@ toy: .venv/installed
 	PYTHON=$(BIN)/python AUGMENT=$(AUGMENT) toy/run.sh
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

@@ -2,8 +2,8 @@
 # Continual pre-training on a cluster: LLaMAX2 7B, the paper's settings (24 A100 80 GB, batch 32 a device, lr 2e-5,
 # one epoch). What the paper leaves open is marked. Change the arrays; everything is an option of pretrain_llamax.py.
 #
-#     sbatch slurm/pretrain.sh                      (from the repository's folder, its .venv installed)
-#     sbatch --nodes 6 --gpus-per-node 4 --ntasks-per-node 4 slurm/pretrain.sh
+#     TRAIN_ITERS=100000 sbatch slurm/pretrain.sh           (from the repository, its .venv installed)
+#     TRAIN_ITERS=100000 sbatch --nodes 6 --gpus-per-node 4 --ntasks-per-node 4 slurm/pretrain.sh
 #
 # One task a GPU; the number of nodes comes from Slurm. A job that is started again goes on from the last checkpoint.
 #SBATCH --job-name=llamax-pretrain

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import ENVIRONMENT, ROOT, sentences, stage, write_jsonl
+from conftest import ENVIRONMENT, ROOT, llama_folder, sentences, stage, write_jsonl
 
 
 def commands():
@@ -23,10 +23,11 @@ def test_every_stage_has_its_command():
     assert scripts == {word for command in commands() for word in command.split() if word.endswith(".py")}
 
 
-def test_commands_run_as_they_stand(tmp_path, hf_llama2, tokenizer_model):
+def test_commands_run_as_they_stand(tmp_path, tokenizer_model):
     for path in ROOT.glob("*.py"):
         (tmp_path / path.name).symlink_to(path)
-    shutil.copytree(hf_llama2, tmp_path / "llama2")
+    tiny = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    llama_folder(tmp_path / "llama2", tokenizer_model, 500, **tiny)
     shutil.copy(tokenizer_model, tmp_path / "sacrebleu_tokenizer_spm.model")
     (tmp_path / "fr.txt").write_text("\n".join(sentences("fr", 2000)) + "\n", encoding="utf-8")
     both = list(zip(sentences("en", 2000), sentences("fr", 2000), strict=True))
