@@ -113,8 +113,8 @@ def writing_dataset(prefix, vocab_size):
                 with contextlib.suppress(OSError):
                     file.close()
         if writer.loss_tokens == writer.tokens:
-            loss_bin.unlink()
-            loss_idx.unlink()
+            for path in (loss_bin, loss_idx, *map(Path, finals[2:4])):  # the last two: left by a run that was killed
+                path.unlink(missing_ok=True)
         manifest.update(
             format=FORMAT,
             documents=writer.documents,

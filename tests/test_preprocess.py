@@ -179,6 +179,17 @@ def test_running_again_does_nothing_and_never_overwrites(tmp_path, tokenizer_mod
     assert snapshot(tmp_path) == before
 
 
+def test_what_a_killed_run_left_does_not_count(tmp_path, tokenizer_model):
+    """A loss mask without a manifest is of no complete dataset: it must not mask the one that comes after."""
+    source = write_jsonl(tmp_path / "a.jsonl", pairs(50, loss="target"))
+    model = "--tokenizer-model", tokenizer_model, "--output-prefix", tmp_path / "d"
+    stage(PARALLEL, "--input", source, *model)
+    (tmp_path / "d.json").unlink()
+    write_jsonl(source, pairs(50))
+    stage(PARALLEL, "--input", source, *model)
+    assert read_all(tmp_path / "d")[2] is None
+
+
 def test_errors_are_one_line_and_leave_everything_as_it_was(tmp_path, tokenizer_model):
     source = tmp_path / "a.txt"
     source.write_text("\n".join(sentences("en", 10)) + "\n", encoding="utf-8")
