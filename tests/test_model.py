@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from llamax.files import InputError
 from llamax.model import padded_vocab_size, read_shape, shape_of
-from llamax.weights import HFWeights
+from llamax.weights import HFWeights, save_hf_weights
 
 
 @pytest.mark.parametrize("tensor_parallel", [1, 2])
@@ -59,6 +59,23 @@ def test_there_and_back_is_the_same_bytes(family, dtype, request, tmp_path, toke
     models = [AutoModelForCausalLM.from_pretrained(path) for path in (source, tmp_path / "back")]
     with torch.no_grad():
         assert torch.equal(*(model(ids).logits for model in models))
+
+
+def test_weights_in_several_files(hf_llama2, tmp_path, monkeypatch):
+    """What transformers splits is read, and what is split here transformers reads."""
+    model = AutoModelForCausalLM.from_pretrained(hf_llama2)
+    model.save_pretrained(tmp_path / "theirs", max_shard_size="200KB")
+    assert len(list((tmp_path / "theirs").glob("*.safetensors"))) > 2
+    read = HFWeights(tmp_path / "theirs")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(read.part(name, tensor.shape), tensor)
+    monkeypatch.setattr("llamax.weights.SHARD_BYTES", 200_000)
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / "config.json").write_bytes((hf_llama2 / "config.json").read_bytes())
+    save_hf_weights(model.state_dict().items(), tmp_path / "ours", torch.float32)
+    assert len(list((tmp_path / "ours").glob("model-*-of-*.safetensors"))) > 2
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
 def test_exported_config_serves_transformers_4_and_5(hf_llama31, tmp_path):
