@@ -34,6 +34,7 @@ BATCHES=(
     --seq-length 512 # the paper's block size of monolingual entries
     --packing across # not given
     --micro-batch-size 32
+    --global-batch-size "${GLOBAL_BATCH_SIZE:-768}" # 24 devices with 32 each, had each its own rows
     --train-iters "${TRAIN_ITERS:?set TRAIN_ITERS: one epoch is rows of the data / global batch size}"
 )
 OPTIMIZER=(
