@@ -19,7 +19,13 @@ stage() {
     mkdir -p "$WORK/seconds"
     [ -e "$WORK/seconds/$name" ] && return
     echo "── $name"
-    "$@" || status=$?
+    set +e # `"$@" || …` would go on after a failure inside the function
+    (
+        set -e
+        "$@"
+    )
+    status=$?
+    set -e
     echo $((SECONDS - started)) >> "$WORK/seconds/$name.attempts"
     [ $status = 0 ] || exit $status
     awk '{ s += $1 } END { print s }' "$WORK/seconds/$name.attempts" > "$WORK/seconds/$name"
