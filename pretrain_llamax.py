@@ -7,13 +7,15 @@
 
 `--data-path W1 P1 W2 P2 …` is Megatron's: dataset prefixes with the share of samples each gives. `--hf-model` names a
 Hugging Face folder: the model's shape comes from its config.json, its weights from its safetensors files, unless
---init-weights asks for random ones. Checkpoints, metrics.jsonl, TensorBoard events and loss.png go to --save; with
---load the run goes on from the latest checkpoint there, if there is one.
+--init-weights asks for random ones. Checkpoints, run.json (what the run was made from), metrics.jsonl, TensorBoard
+events and loss.png go to --save; with --load the run goes on from the latest checkpoint there, if there is one.
 """
 
 import math
+import platform
 import re
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 from llamax import runtime  # isort: skip  (first: it silences megatron.core's warnings at import)
@@ -26,8 +28,8 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.module import Float16Module
 
 from llamax import checkpoint
-from llamax.data import PACKING, SequentialSampler, attention_mask, build_datasets
-from llamax.files import InputError, Parser, existing_folder, run, write_json
+from llamax.data import PACKING, SequentialSampler, attention_mask, build_datasets, data_prefixes
+from llamax.files import InputError, Parser, existing_folder, read_json, run, write_json
 from llamax.metrics import Metrics
 from llamax.model import build_model, read_shape
 from llamax.weights import load_hf_weights
@@ -269,10 +271,19 @@ def evaluate(model, dataset, args):
     return total / max(tokens, 1)
 
 
+def record(args):
+    """What a run was made from: resolved arguments, versions, and the fingerprint of each dataset."""
+    packages = ("torch", "megatron-core", "numpy", "safetensors")
+    return {
+        "arguments": vars(args),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "data": {prefix: read_json(f"{prefix}.json")["blake2b"] for prefix in data_prefixes(args)},
+    }
+
+
 def train(args):
     """Train on args.data_path: the loop of pre-training and fine-tuning. The process group must be there."""
     shape = read_shape(args.hf_model)
-    runtime.on_first_rank(lambda: write_json(Path(args.save) / "arguments.json", vars(args)))
     rows, held_out_rows = args.train_iters * args.global_batch_size, args.eval_iters * args.global_batch_size
     train_data, valid_data = build_datasets(args, shape.vocab_size, rows, held_out_rows if args.eval_interval else 0)
     if len(train_data) < rows:
@@ -285,6 +296,7 @@ def train(args):
         valid_data = None
     model, optimizer, scheduler = set_up(args, shape)
     done = resume(args, model, optimizer, scheduler)
+    runtime.on_first_rank(lambda: write_json(Path(args.save) / "run.json", record(args)))
     parameters = sum(p.numel() for p in model.parameters())
     runtime.log(f"{parameters:,} parameters on the first rank; step {done} of {args.train_iters}")
 

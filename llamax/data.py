@@ -168,8 +168,7 @@ def build_datasets(args, vocab_size, train_rows, valid_rows):
     """
     blend = get_blend_from_list(args.data_path)
     valid_blend = get_blend_from_list(args.valid_data_path) if args.valid_data_path else None
-    prefixes = blend[0] + (valid_blend[0] if valid_blend else [])
-    manifests = on_first_rank(lambda: check_data(prefixes, vocab_size))
+    manifests = on_first_rank(lambda: check_data(data_prefixes(args), vocab_size))
     classes = {"across": EntryRows, "inside": InsideRows, "none": OneEntryRows}
     split = {"split": args.split, "blend": blend}
     if valid_blend:
@@ -191,6 +190,13 @@ def build_datasets(args, vocab_size, train_rows, valid_rows):
             classes[args.packing], [train_rows, valid_rows, 0], lambda: True, config
         ).build()
     return train, valid
+
+
+def data_prefixes(args):
+    """The prefixes of all datasets of a run, without their weights."""
+    return [
+        prefix for path in (args.data_path, args.valid_data_path) if path for prefix in get_blend_from_list(path)[0]
+    ]
 
 
 def check_data(prefixes, vocab_size):

@@ -70,6 +70,9 @@ def test_resume_is_exact(uninterrupted, hf_llama31, data, tmp_path):
     assert max(step for step, _ in losses(tmp_path)) == 10
     assert train(tmp_path, hf_llama31, data, "--load", tmp_path) == uninterrupted  # to the last digit
     assert (tmp_path / "latest_checkpointed_iteration.txt").read_text() == "20\n"
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["arguments"]["lr"] == 1e-3 and run["versions"]["megatron-core"] == "0.16.1"
+    assert run["data"][str(data[1])] == json.loads(data[1].with_suffix(".json").read_text())["blake2b"]
     assert (tmp_path / "loss.png").stat().st_size > 5000
     assert list((tmp_path / "tensorboard").glob("events*"))
     before = snapshot(tmp_path)
@@ -127,11 +130,12 @@ def test_errors(data, hf_llama2, tmp_path):
 
 def test_a_resume_that_would_change_the_run_is_refused(data, hf_llama2, tmp_path):
     train(tmp_path, hf_llama2, data, "--exit-interval", 1)
-    before = snapshot(tmp_path / "iter_0000001")
+    before = snapshot(tmp_path)
     fails("pretrain_llamax.py", "--hf-model", hf_llama2, "--data-path", *data, "--save", tmp_path, "--load", tmp_path,
           "--seq-length", 64, "--packing", "inside", "--micro-batch-size", 4, "--global-batch-size", 8,
           "--train-iters", 30, "--lr", 2e-3, saying=["--train-iters 30 (20)", "--lr 0.002 (0.001)"])  # fmt: skip
-    assert snapshot(tmp_path / "iter_0000001") == before
+    after = snapshot(tmp_path)
+    assert {name: after[name] for name in before} == before  # index caches of 30 steps may have come
 
 
 def test_another_tokenizer_is_refused(data, hf_llama2, tmp_path, tokenizer_model):
