@@ -1,4 +1,4 @@
-# make toy           the whole pipeline in miniature (about ten minutes on two cores); AUGMENT=0 for the control
+# make toy           the whole pipeline in miniature (about five minutes on two cores); AUGMENT=0 for the control
 # make test          all tests; make lint: style
 # make real          the pipeline on real text (needs ../shared/data), some minutes
 # Each target builds .venv first, once. PYTHON=python3.12 chooses the interpreter.

@@ -15,7 +15,7 @@ import torch
 
 from llamax import checkpoint
 from llamax.files import InputError, Parser, existing_folder, read_json, run, write_json
-from llamax.model import build_model, read_shape
+from llamax.model import build_model, read_shape, rope_of
 from llamax.weights import HFWeights, hf_tensors, load_hf_weights, save_hf_weights
 
 CARRIED = (
@@ -33,7 +33,7 @@ def get_args():
     parser = Parser(description=__doc__.split("\n\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     to_hf = commands.add_parser("to-hf", help="checkpoint to Hugging Face folder")
-    to_hf.add_argument("--load", required=True, metavar="DIR", help="a --save folder of training (its latest) ")
+    to_hf.add_argument("--load", required=True, metavar="DIR", help="a --save folder of training (its latest)")
     to_hf.add_argument("--hf-model", required=True, metavar="DIR", help="folder whose config and tokenizer it has")
     to_hf.add_argument("--save", required=True, metavar="DIR", help="folder to make; must not exist")
     to_hf.add_argument("--dtype", choices=DTYPES, help="of the weights (default: config.json's, else float32)")
@@ -53,8 +53,7 @@ def get_args():
 def config_for_both(config, dtype):
     """A config.json for transformers 4, which reads rope_theta, rope_scaling and torch_dtype, and 5, which reads
     rope_parameters and dtype: 4 would silently fall back to theta 10000 without its own keys."""
-    rope = config.get("rope_parameters") or {"rope_theta": config.get("rope_theta", 10000.0)}
-    rope = {"rope_type": "default", **rope, **(config.get("rope_scaling") or {})}
+    rope = rope_of(config)
     scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
     return {
         **config,

@@ -55,6 +55,13 @@ def read_shape(folder):
         raise InputError(f"--hf-model {path}: {error}") from None
 
 
+def rope_of(config):
+    """RoPE as transformers 5 writes it, {"rope_type", "rope_theta", …}, of a config.json of transformers 4 or 5."""
+    rope = {**(config.get("rope_parameters") or {}), **(config.get("rope_scaling") or {})}
+    defaults = {"rope_type": rope.get("type", "default"), "rope_theta": config.get("rope_theta", 10000.0)}
+    return {**defaults, **rope}
+
+
 def shape_of(config):
     """The LlamaShape of a config.json, in the form of transformers 4 (rope_theta) or 5 (rope_parameters)."""
     if config.get("model_type") != "llama":
@@ -62,9 +69,8 @@ def shape_of(config):
     for key in ("attention_bias", "mlp_bias"):
         if config.get(key):
             raise ValueError(f"{key} is set; Llama has no biases")
-    rope = config.get("rope_parameters") or {"rope_theta": config.get("rope_theta", 10000.0)}
-    rope = {**rope, **(config.get("rope_scaling") or {})}
-    kind = rope.get("rope_type", rope.get("type", "default"))
+    rope = rope_of(config)
+    kind = rope["rope_type"]
     if kind not in ("default", "llama3"):
         raise ValueError(f"RoPE scaling {kind!r}, expected none or 'llama3'")
     if kind == "llama3":
@@ -82,7 +88,7 @@ def shape_of(config):
         vocab_size=config["vocab_size"],
         max_position_embeddings=config["max_position_embeddings"],
         layernorm_epsilon=config["rms_norm_eps"],
-        rotary_base=rope.get("rope_theta", 10000.0),
+        rotary_base=rope["rope_theta"],
         rope_scaling_factor=rope["factor"] if kind == "llama3" else None,
         tied=config.get("tie_word_embeddings", False),
         init_method_std=config.get("initializer_range", 0.02),
