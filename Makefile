@@ -31,6 +31,7 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
 	touch $@
 
-.venv/installed-test: .venv/installed requirements-test.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt -c constraints.txt
+.venv/installed-test: .venv/installed requirements-data.txt requirements-test.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-data.txt -r requirements-test.txt \
+		-c constraints.txt
 	touch $@

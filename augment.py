@@ -54,8 +54,8 @@ from pathlib import Path
 
 from llamax.files import InputError, Parser, existing_file, fingerprint, read_json, replacing, require_same_origin, run
 from llamax.languages import resolve
-from llamax.records import Progress, Rejects, Unusable, map_blocks, parse_lines, read_blocks, usable_text
-from preprocess_parallel import parse_pair
+from llamax.records import Progress, Rejects, Unusable, json_object, map_blocks, parse_lines, read_blocks, usable_text
+from preprocess_parallel import pair_of
 
 FORMAT = 1  # raised when the same arguments would give other bytes
 FORMS = ("muse", "panlex", "list")
@@ -444,7 +444,7 @@ def code_switch(pair, lexicon, seed, rate, into):
 
 def augment_block(block, args, lexicon):
     """(lines to write, counts, written pairs per direction, rejects, bytes read) of one block of the input."""
-    pairs, _, rejects = parse_lines(block, parse_pair)
+    pairs, _, rejects = parse_lines(block, lambda line: pair_of(json_object(line), {}))
     counts, directions, lines = collections.Counter(records=len(pairs) + len(rejects)), collections.Counter(), []
     for record in pairs:
         uses = [record]

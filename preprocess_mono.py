@@ -1,50 +1,40 @@
 """Monolingual text to 512-token entries in Megatron's indexed format (LLaMAX, section 2.1).
 
 A document is BOS, the ids of its whole text, EOS; it is cut into entries of --block-size tokens, which never cross
-documents. Input is one document a line: plain text (`.txt` or any other name) or `{"text", "lang"}` records (`.jsonl`).
+documents. Input is plain text, one document a line, .jsonl, .tsv, .parquet, or a dataset of the `datasets` library
+(a folder, or hf:NAME[:CONFIG[:SPLIT]]), plain or .gz, .zst, .xz.
 
     python preprocess_mono.py --input fr.txt --lang fr --tokenizer-model llama2/tokenizer.model --output-prefix data/fr
-    python preprocess_mono.py --input part-*.jsonl --tokenizer-model llama2 --output-prefix data/mono --workers 16
+    python preprocess_mono.py --input madlad/*.jsonl.gz --lang-pattern '(?P<lang>[a-z]+)_clean' --dedup \\
+        --decontaminate flores101 --tokenizer-model llama2 --output-prefix data/mono --workers 16
+    sbatch --array=0-99 slurm/preprocess.sh        (a shard a task; then merge_datasets.py)
 
 writes data/fr.bin, data/fr.idx (open in stock megatron.core IndexedDataset) and the manifest data/fr.json, and names
-what it could not use in data/fr.rejects.jsonl. Run again, it does nothing if the dataset is complete.
+what it could not use in data/fr.rejects.jsonl. Run again, it does only what is missing. All cleaning is off by default.
 """
 
-import collections
 import functools
-import os
 
 import numpy as np
 
-from llamax.files import InputError, Parser, existing_file, fingerprint, run
-from llamax.indexed import already_done, writing_dataset
-from llamax.languages import resolve
-from llamax.records import (
-    Progress,
-    Rejects,
-    Unusable,
-    json_object,
-    language_field,
-    map_blocks,
-    parse_lines,
-    plain_text,
-    read_blocks,
-    text_field,
-)
-from llamax.tokenizer import load_tokenizer
+from llamax import shards
+from llamax.dedup import record_key
+from llamax.files import InputError, Parser, run
+from llamax.merge import RECORD
+from llamax.records import Unusable, language_code, language_field, text_field
+from llamax.sources import find_sources, record_reader
+from llamax.tokenizer import encode_entries, load_tokenizer
 
 
 def get_args():
     parser = Parser(description=__doc__.split("\n\n")[0])
     add = parser.add_argument
-    add("--input", nargs="+", required=True, metavar="FILE", help="text, one document a line, or .jsonl records")
+    add("--input", nargs="+", required=True, metavar="FILE", help="files, folders and hub names, in this order")
     add("--lang", help="language code (llamax/languages.tsv); may be left out where every record has its own")
-    add("--tokenizer-model", required=True, help="SentencePiece model, Llama-3 rank file, or the folder of one")
-    add("--output-prefix", required=True, help="writes PREFIX.bin, PREFIX.idx, PREFIX.json")
+    add("--lang-pattern", metavar="REGEX", help="finds the language in each path: a regular expression, (?P<lang>…)")
     add("--block-size", type=int, default=512, help="tokens an entry, at least 3 (default %(default)s)")
     add("--max-chars", type=int, default=10_000_000, help="longer documents are rejects (default %(default)s)")
-    add("--max-reject-rate", type=float, default=0.01, help="share of rejects that ends the run (default %(default)s)")
-    add("--workers", type=int, default=os.cpu_count(), help="processes (default: all cores, here %(default)s)")
+    shards.add_arguments(parser, "text, lang", pairs=False)
     args = parser.parse_args()
     check_args(args)
     return args
@@ -52,103 +42,77 @@ def get_args():
 
 def check_args(args):
     """Raise one InputError with everything wrong."""
-    problems = []
+    problems = shards.check(args)
     if args.block_size < 3:
         problems.append(f"--block-size {args.block_size}: expected at least 3")
     if args.max_chars < 1:
         problems.append(f"--max-chars {args.max_chars}: expected at least 1")
-    if not 0 <= args.max_reject_rate <= 1:
-        problems.append(f"--max-reject-rate {args.max_reject_rate}: expected a share from 0 to 1")
-    if args.workers < 1:
-        problems.append(f"--workers {args.workers}: expected at least 1")
-    if args.lang is None and not all(path.endswith(".jsonl") for path in args.input):
-        problems.append("--lang: missing; plain text does not say its language")
     if problems:
         raise InputError("; ".join(problems))
-    args.input = [str(existing_file(path, "--input")) for path in args.input]
-    if args.lang is not None:
-        args.lang = resolve(args.lang).code
+    args.lang = args.lang and language_code(args.lang)
 
 
-def parse_text(line, lang, max_chars):
-    """(text, lang) of a line of plain text."""
-    text = plain_text(line)
-    if len(text) > max_chars:
-        raise Unusable("over-long", f"{len(text)} characters")
-    return text, lang
+def document_parser(source, args, clean):
+    """A function that gives (text, language) of a row of the source, or raises Unusable; where --lang or the path says
+    a language, another one is unusable."""
+    read, expected, max_chars = record_reader(source), source.fields.get("lang"), args.max_chars
+
+    def parse(row):
+        record = read(row)
+        lang = language_field(record, "lang", expected) if expected is None or "lang" in record else expected
+        try:
+            if expected is not None and lang != expected:
+                raise Unusable("other language", f"{lang}, expected {expected}")
+            text = text_field(record, "text")
+            if len(text) > max_chars:
+                raise Unusable("over-long", f"{len(text)} characters")
+            if clean is not None:
+                text = clean.text(text, lang)
+        except Unusable as why:
+            why.group = lang
+            raise
+        return text, lang
+
+    return parse
 
 
-def parse_record(line, lang, max_chars):
-    """(text, lang) of a JSON line; where --lang is given, a record of another language is unusable."""
-    record = json_object(line)
-    text = text_field(record, "text")
-    if len(text) > max_chars:
-        raise Unusable("over-long", f"{len(text)} characters")
-    found = language_field(record, "lang", default=lang)
-    if lang is not None and found != lang:
-        raise Unusable("other language", f"{found}, --lang is {lang}")
-    return text, found
-
-
-def encode_block(block, args, tokenizer):
-    """One block of lines as arrays for DatasetWriter.add, with its counts per language and its rejects."""
-    parse = parse_record if block.path.endswith(".jsonl") else parse_text
-    values, numbers, rejects = parse_lines(block, lambda line: parse(line, args.lang, args.max_chars))
-    ids, offsets = tokenizer.encode_batch([text for text, _ in values])
-    lengths = np.diff(offsets) + 2  # with BOS and EOS
-    ends = np.cumsum(lengths)
-    document = np.empty(int(lengths.sum()), ids.dtype)
-    inside = np.ones(len(document), bool)
-    inside[ends - lengths] = inside[ends - 1] = False
-    document[ends - lengths], document[ends - 1] = tokenizer.bos_id, tokenizer.eos_id
-    document[inside] = ids
+def encode_documents(documents, lines, args, tokenizer, tools):
+    """[(text, language)] as entries, with what the merge needs to know of each."""
+    texts, langs = ([document[i] for document in documents] for i in (0, 1))
+    keep, rejects, found = shards.decontaminate([texts], langs, lines, tools.evaluation)
+    texts, langs, lines = ([column[i] for i in keep] if found else column for column in (texts, langs, lines))
+    ids, lengths = encode_entries(texts, tokenizer)
     entries = -(-lengths // args.block_size)  # each document's number of entries, the last one maybe shorter
-    entry_lengths = np.full(int(entries.sum()), args.block_size)
+    entry_lengths = np.full(int(entries.sum()), args.block_size, np.int32)
     entry_lengths[np.cumsum(entries) - 1] = lengths - (entries - 1) * args.block_size
-    languages = collections.Counter(lang for _, lang in values)
-    return document, entry_lengths, entries, languages, len(numbers) + len(rejects), rejects, block.size
+
+    records = np.zeros(len(texts), RECORD)
+    groups, records["group"] = shards.numbered(langs)
+    records["line"], records["sequences"] = lines, entries
+    records["words"] = shards.count_words(texts, langs)
+    if shards.needs_keys(args):
+        records["key"] = [record_key(lang, text) for text, lang in zip(texts, langs, strict=True)]
+    signatures = tools.signer and tools.signer.signatures(texts)
+    return shards.Encoded(ids, entry_lengths, entries, None, records, groups, rejects, signatures, found)
 
 
 def main():
     args = get_args()
-    tokenizer = load_tokenizer(args.tokenizer_model)
-    sources = [fingerprint(path) for path in args.input]
+    tokenizer, tools = load_tokenizer(args.tokenizer_model), shards.Tools(args)
+    fields = {"lang": args.lang} if args.lang else {}
+    sources = find_sources(args.input, fields, args.field, args.columns, args.lang_pattern)
+    for source in sources:
+        if source.kind == "text" and "lang" not in source.fields:
+            raise InputError(f"--lang: missing, and {source.path} is plain text, which does not say its language")
     arguments = {
         "lang": args.lang,
-        "tokenizer": tokenizer.manifest(),
         "block_size": args.block_size,
         "max_chars": args.max_chars,
+        **shards.arguments(args, tokenizer, tools),
     }
-    if already_done(args.output_prefix, arguments, sources):
-        print(f"{args.output_prefix}: complete, nothing to do")
-        return
-
-    rejects = Rejects(args.output_prefix)
-    languages = collections.Counter()
-    progress = Progress(sum(source["size"] for source in sources), "B", "tokenizing")
-    encode = functools.partial(encode_block, args=args, tokenizer=tokenizer)
-    blocks = (block for path in args.input for block in read_blocks(path))
-    with writing_dataset(args.output_prefix, tokenizer.vocab_size) as (writer, manifest):
-        for document, entry_lengths, entries, found, records, rejected, size in map_blocks(
-            encode, blocks, args.workers
-        ):
-            writer.add(document, entry_lengths, entries)
-            languages += found
-            rejects.add(records, rejected)
-            progress.update(size)
-        progress.close()
-        rejects.judge(args.max_reject_rate)
-        manifest.update(
-            kind="mono",
-            languages=dict(sorted(languages.items())),
-            arguments=arguments,
-            sources=sources,
-            rejects=dict(rejects.reasons),
-        )
-    print(
-        f"{args.output_prefix}: {manifest['documents']:,} documents, {manifest['sequences']:,} entries, "
-        f"{manifest['tokens']:,} tokens; {sum(rejects.reasons.values()):,} rejects"
-    )
+    parser = functools.partial(document_parser, args=args, clean=tools.clean)
+    encode = functools.partial(encode_documents, args=args, tokenizer=tokenizer, tools=tools)
+    shards.preprocess(args, "mono", arguments, sources, parser, encode, tokenizer)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,11 @@ import argparse
 import contextlib
 import errno
 import hashlib
+import importlib
 import json
 import os
+import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -80,15 +83,25 @@ def existing_folder(path, flag):
     return path
 
 
+def extra(name, needed_by):
+    """A library of requirements-data.txt, or an InputError that says what needs it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        package = name.partition(".")[0]
+        raise InputError(f"{needed_by}: needs {package}; pip install -r requirements-data.txt") from None
+
+
 @contextlib.contextmanager
 def replacing(*paths):
     """Yield one temporary path for each final path; on success all are flushed to disk and renamed, the last
     path last (make it the completeness marker); on failure all are removed and what was there before stays."""
     paths = [Path(p) for p in paths]
-    partial = [p.with_name(f".{p.name}.{os.getpid()}.partial") for p in paths]
+    partial = [partial_path(p) for p in paths]
     try:
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
+            remove_dead_partials(path)
         with naming(paths[0]):
             yield partial[0] if len(paths) == 1 else partial
             for temporary in partial:
@@ -101,6 +114,41 @@ def replacing(*paths):
     finally:
         for temporary in partial:
             temporary.unlink(missing_ok=True)
+
+
+def partial_path(path):
+    """The temporary name of an output, in its folder: it tells which process writes it."""
+    return path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.partial")
+
+
+def remove_dead_partials(path):
+    """Remove what processes of this machine that are no more (killed, say) had written of the output `path`."""
+    pattern = re.compile(re.escape(f".{path.name}.{os.uname().nodename}.") + r"(\d+)\.partial")
+    for entry in list(os.scandir(path.parent)):
+        match = pattern.fullmatch(entry.name)
+        if not match:
+            continue
+        try:
+            os.kill(int(match[1]), 0)
+        except ProcessLookupError:
+            (shutil.rmtree if entry.is_dir() else os.unlink)(entry.path)
+        except PermissionError:
+            pass  # alive, and somebody else's
+
+
+@contextlib.contextmanager
+def scratch_folder(path):
+    """Yield a folder beside the output `path` for what need not outlive this process; removed on the way out."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_dead_partials(path)
+    folder = partial_path(path)
+    folder.mkdir()
+    try:
+        with naming(folder):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

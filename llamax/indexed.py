@@ -15,7 +15,9 @@ import contextlib
 import hashlib
 import json
 import platform
+import shutil
 import struct
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,8 +27,9 @@ from llamax.files import InputError, fingerprint, naming, read_json, replacing, 
 
 _HEADER = b"MMIDIDX\x00\x00"
 _DTYPE_CODES = {np.dtype(np.uint8): 1, np.dtype(np.int32): 4, np.dtype(np.uint16): 8}
-FORMAT = 1  # raised when the same arguments would give other bytes
+FORMAT = 2  # raised when the same arguments would give other bytes
 PACKAGES = ("gigatoken", "numpy", "sentencepiece")  # whose versions a manifest records
+_COPY_BYTES = 8 << 20
 
 
 def token_dtype(vocab_size):
@@ -34,42 +37,38 @@ def token_dtype(vocab_size):
     return np.dtype(np.uint16) if vocab_size < 65500 else np.dtype(np.int32)
 
 
-class _IndexedFile:
-    """One growing .bin with what its .idx will need. Lengths are kept as arrays: 4 bytes a sequence."""
+class _BinFile:
+    """A growing .bin and its digest."""
 
     def __init__(self, path, dtype):
         self.file, self.path, self.dtype = open(path, "wb"), path, np.dtype(dtype)
-        self.lengths = []
         self.digest = hashlib.blake2b(digest_size=16)
 
-    def add(self, values, lengths):
+    def add(self, values):
         data = np.ascontiguousarray(values, self.dtype).data
         with naming(self.path):
             self.file.write(data)
         self.digest.update(data)
-        self.lengths.append(np.asarray(lengths, np.int32))
 
-    def finish(self, index_path, documents):
+    def close(self):
         with naming(self.path):
             self.file.close()
-        lengths = np.concatenate([np.zeros(0, np.int32), *self.lengths])
-        offsets = np.zeros(len(lengths), np.int64)
-        np.cumsum(lengths[:-1], dtype=np.int64, out=offsets[1:])
-        with naming(index_path), open(index_path, "wb") as file:
-            file.write(_HEADER + struct.pack("<QBQQ", 1, _DTYPE_CODES[self.dtype], len(lengths), len(documents)))
-            for array in (lengths, offsets * self.dtype.itemsize, documents):
-                file.write(array.data)
 
 
 class DatasetWriter:
-    """Collects sequences; made by `writing_dataset`. Counts `documents`, `sequences`, `tokens`, `loss_tokens`."""
+    """Collects sequences; made by `writing_dataset`. Counts `documents`, `sequences`, `tokens`, `loss_tokens`.
 
-    def __init__(self, ids_path, loss_path, vocab_size):
-        self.ids = _IndexedFile(ids_path, token_dtype(vocab_size))
-        self.loss = _IndexedFile(loss_path, np.uint8)
+    Everything goes to disk as it comes: a corpus of a thousand million pairs has an index of 20 GB.
+    """
+
+    def __init__(self, ids_path, loss_path, vocab_size, also):
+        self.ids = _BinFile(ids_path, token_dtype(vocab_size))
+        self.loss, self.loss_path = None, loss_path  # made when the first token without loss comes
         self.vocab_size = vocab_size
         self.documents, self.sequences, self.tokens, self.loss_tokens = 0, 0, 0, 0
-        self.document_ends = []
+        # For the .idx, which begins with how many there are: they vanish with this process, however it ends.
+        self.lengths, self.document_ends = (tempfile.TemporaryFile(dir=Path(ids_path).parent) for _ in range(2))
+        self.also = {name: open(path, "wb") for name, path in also.items()}
 
     def add(self, ids, sequence_lengths, sequences_per_document, loss=None):
         """Append documents.
@@ -84,37 +83,82 @@ class DatasetWriter:
             return
         if ids.max() >= self.vocab_size:
             raise ValueError(f"id {ids.max()} is not below the vocabulary size {self.vocab_size}")
-        self.ids.add(ids, sequence_lengths)
-        self.loss.add(np.ones(len(ids), np.uint8) if loss is None else loss, sequence_lengths)
-        self.document_ends.append(self.sequences + np.cumsum(sequences_per_document, dtype=np.int64))
+        loss_tokens = len(ids) if loss is None else int(np.sum(loss))
+        if loss_tokens < len(ids) and self.loss is None:
+            self.loss = _BinFile(self.loss_path, np.uint8)
+            for at in range(0, self.tokens, _COPY_BYTES):
+                self.loss.add(np.ones(min(_COPY_BYTES, self.tokens - at), np.uint8))
+        self.ids.add(ids)
+        if self.loss is not None:
+            self.loss.add(np.ones(len(ids), np.uint8) if loss is None else loss)
+        ends = self.sequences + np.cumsum(sequences_per_document, dtype=np.int64)
+        with naming(self.ids.path):
+            self.lengths.write(np.ascontiguousarray(sequence_lengths, np.int32).data)
+            self.document_ends.write(ends.data)
         self.documents += len(sequences_per_document)
         self.sequences += len(sequence_lengths)
         self.tokens += len(ids)
-        self.loss_tokens += len(ids) if loss is None else int(np.sum(loss))
+        self.loss_tokens += loss_tokens
+
+    def add_also(self, name, data):
+        """Append bytes to one of the further files."""
+        with naming(self.also[name].name):
+            self.also[name].write(data)
+
+    def finish(self, idx_path, loss_idx_path):
+        """Write the index files and close all."""
+        self.ids.close()
+        self._write_index(idx_path, self.ids.dtype)
+        if self.loss is not None:
+            self.loss.close()
+            self._write_index(loss_idx_path, self.loss.dtype)
+        for file in self.also.values():
+            with naming(file.name):
+                file.close()
+
+    def _write_index(self, path, dtype):
+        with naming(path), open(path, "wb") as file:
+            file.write(_HEADER + struct.pack("<QBQQ", 1, _DTYPE_CODES[dtype], self.sequences, self.documents + 1))
+            self.lengths.seek(0)
+            shutil.copyfileobj(self.lengths, file, _COPY_BYTES)
+            self.lengths.seek(0)
+            offset = 0
+            while data := self.lengths.read(_COPY_BYTES):
+                ends = np.cumsum(np.frombuffer(data, np.int32), dtype=np.int64) * dtype.itemsize + offset
+                file.write(np.concatenate([[offset], ends[:-1]]).astype(np.int64).data)
+                offset = int(ends[-1])
+            file.write(np.zeros(1, np.int64).data)
+            self.document_ends.seek(0)
+            shutil.copyfileobj(self.document_ends, file, _COPY_BYTES)
+
+    def close(self):
+        """Close what is still open. Closing flushes, and on a full disk fails again: the first error is shown."""
+        for file in (self.ids, self.loss, self.lengths, self.document_ends, *self.also.values()):
+            if file is not None:
+                with contextlib.suppress(OSError):
+                    file.close()
 
 
 @contextlib.contextmanager
-def writing_dataset(prefix, vocab_size):
+def writing_dataset(prefix, vocab_size, also=()):
     """Yield (writer, manifest); on a clean exit the dataset `prefix` appears whole, manifest last.
 
-    The caller fills `manifest`, a dict; counts, format and versions are added here.
+    The caller fills `manifest`, a dict; counts, format and versions are added here. `also` names further files
+    PREFIX.NAME of the dataset, for `writer.add_also`.
     """
-    finals = [f"{prefix}.bin", f"{prefix}.idx", f"{prefix}_loss.bin", f"{prefix}_loss.idx", f"{prefix}.json"]
-    with replacing(*finals) as (bin_path, idx_path, loss_bin, loss_idx, json_path):
-        writer, manifest = DatasetWriter(bin_path, loss_bin, vocab_size), {}
+    also = list(also)
+    loss = [f"{prefix}_loss.bin", f"{prefix}_loss.idx"]
+    finals = [f"{prefix}.bin", f"{prefix}.idx", *loss, *(f"{prefix}.{name}" for name in also), f"{prefix}.json"]
+    with replacing(*finals) as (bin_path, idx_path, loss_bin, loss_idx, *also_paths, json_path):
+        writer, manifest = DatasetWriter(bin_path, loss_bin, vocab_size, dict(zip(also, also_paths, strict=True))), {}
         try:
             yield writer, manifest
-            documents = np.concatenate([np.zeros(1, np.int64), *writer.document_ends])
-            writer.ids.finish(idx_path, documents)
-            writer.loss.finish(loss_idx, documents)
+            writer.finish(idx_path, loss_idx)
         finally:
-            # Closing flushes, and on a full disk fails again: the first error is the one to show.
-            for file in (writer.ids.file, writer.loss.file):
-                with contextlib.suppress(OSError):
-                    file.close()
-        if writer.loss_tokens == writer.tokens:
-            for path in (loss_bin, loss_idx, *map(Path, finals[2:4])):  # the last two: left by a run that was killed
-                path.unlink(missing_ok=True)
+            writer.close()
+        if writer.loss is None:
+            for path in loss:  # left by a run that was killed
+                Path(path).unlink(missing_ok=True)
         manifest.update(
             format=FORMAT,
             documents=writer.documents,
@@ -147,23 +191,23 @@ def already_done(prefix, arguments, sources):
     return True
 
 
-def read_manifest(prefix):
+def read_manifest(prefix, flag="--data-path"):
     """The manifest of a complete dataset; InputError if there is none or if its `.bin` is not the one it tells of."""
     if not Path(f"{prefix}.json").is_file():
-        raise InputError(f"--data-path {prefix}: no {prefix}.json, so no complete dataset; run its preprocessing")
-    manifest = read_json(f"{prefix}.json", "--data-path")
+        raise InputError(f"{flag} {prefix}: no {prefix}.json, so no complete dataset; run its preprocessing")
+    manifest = read_json(f"{prefix}.json", flag)
     remedy = f"remove {prefix}* and preprocess again"
     for name in ("bin", "idx"):
         if not Path(f"{prefix}.{name}").is_file():
-            raise InputError(f"--data-path {prefix}.{name}: missing, though {prefix}.json is there; {remedy}")
+            raise InputError(f"{flag} {prefix}.{name}: missing, though {prefix}.json is there; {remedy}")
     try:
         expected = manifest["bin_bytes"], manifest["blake2b"]
     except (KeyError, TypeError):
-        raise InputError(f"--data-path {prefix}.json: not a dataset's manifest; {remedy}") from None
+        raise InputError(f"{flag} {prefix}.json: not a dataset's manifest; {remedy}") from None
     found = fingerprint(f"{prefix}.bin")
     if (found["size"], found["blake2b"]) != expected:
         raise InputError(
-            f"--data-path {prefix}.bin: {found['size']} bytes, BLAKE2b {found['blake2b']}; its manifest expects "
+            f"{flag} {prefix}.bin: {found['size']} bytes, BLAKE2b {found['blake2b']}; its manifest expects "
             f"{expected[0]} bytes, {expected[1]}; {remedy}"
         )
     return manifest

@@ -6,13 +6,17 @@ A stage turns its input files into blocks of whole lines (`read_blocks`), maps a
 
 import collections
 import concurrent.futures
+import functools
+import gc
 import json
 import multiprocessing
+import os
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
 from tqdm import tqdm
 
 from llamax.files import InputError
@@ -20,16 +24,25 @@ from llamax.languages import resolve
 
 BLOCK_BYTES = 2 << 20
 LOG_SECONDS = 30  # between two lines of progress in a log file
+# Reasons for which a usable record is left out because the user asked for it; all others are faults of the data.
+UNWANTED = frozenset(
+    (
+        "too short", "repetitive", "wrong language", "length ratio", "identical sides", "in a test set", "duplicate",
+        "near-duplicate",
+    )
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Block:
-    """Whole lines of one file: `lines` without their ends, the first being line `first_line` (from 1)."""
+    """Whole lines of one file: `lines` without their ends, the first being line `first_line` (from 1). Of a table,
+    rows; of two aligned files, pairs of lines."""
 
     path: str
     first_line: int
-    lines: list[bytes]
+    lines: list
     size: int  # bytes read, line ends included
+    digest: int = 0  # of these bytes, see llamax.sources
 
 
 @dataclass(frozen=True)
@@ -40,27 +53,31 @@ class Reject:
     line: int
     reason: str
     detail: str = ""
+    group: str = ""  # its language or language pair, where it says one
 
 
 class Unusable(Exception):
-    """Raised by a parser: (reason) or (reason, detail). Reasons are few and fixed; they are counted."""
+    """Raised by a parser: (reason) or (reason, detail). Reasons are few and fixed; they are counted. The language or
+    language pair may be added as `group`."""
+
+    group = ""
 
 
 def read_blocks(path, block_bytes=BLOCK_BYTES):
     """Yield the file as Blocks. Only \\n and \\r\\n end a line: U+2028 and the like are text."""
-    first_line, rest = 1, b""
+    first_line, rest = 1, []  # a line may be many chunks long
     with open(path, "rb") as file:
         while chunk := file.read(block_bytes):
             head, newline, tail = chunk.rpartition(b"\n")
-            if not newline:
-                rest += chunk
-                continue
-            lines = (rest + head).split(b"\n")
-            yield Block(str(path), first_line, [_without_return(line) for line in lines], len(rest) + len(head) + 1)
-            first_line += len(lines)
-            rest = tail
-    if rest:
-        yield Block(str(path), first_line, [_without_return(rest)], len(rest))
+            if newline:
+                data = b"".join([*rest, head])
+                lines = data.split(b"\n")
+                yield Block(str(path), first_line, [_without_return(line) for line in lines], len(data) + 1)
+                first_line += len(lines)
+                rest = []
+            rest.append(tail)
+    if data := b"".join(rest):
+        yield Block(str(path), first_line, [_without_return(data)], len(data))
 
 
 def _without_return(line):
@@ -76,7 +93,7 @@ def map_blocks(function, blocks, workers):
     """Yield function(block) for each block, in order, computed by `workers` processes (1: in this one).
 
     The processes are forked, so that they share what is loaded before the first result is asked for; at most two
-    blocks a worker are under way, so that memory stays bounded.
+    blocks a worker are under way, so that memory stays bounded. A worker's tokenizer uses one thread.
     """
     if workers == 1:
         yield from map(function, blocks)
@@ -84,7 +101,7 @@ def map_blocks(function, blocks, workers):
     global _function
     _function = function  # inherited by the fork: a tokenizer is neither pickled nor loaded again
     context = multiprocessing.get_context("fork")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker) as pool:
         pending = collections.deque()
         try:
             for block in blocks:
@@ -109,33 +126,46 @@ def _call(block):
     return _function(block)
 
 
+def _start_worker():
+    os.environ["RAYON_NUM_THREADS"] = "1"  # gigatoken's: read when it encodes for the first time
+    gc.freeze()  # what the parent loaded is no garbage: looking through it would copy its pages, too
+
+
 def parse_lines(block, parse):
     """Parse each line that is not blank: ([values], [line numbers], [Rejects])."""
     values, numbers, rejects = [], [], []
     for number, line in enumerate(block.lines, block.first_line):
-        if not line.strip():
+        if not line or (type(line) is bytes and line.isspace()):
             continue
         try:
             values.append(parse(line))
             numbers.append(number)
         except Unusable as why:
-            rejects.append(Reject(block.path, number, *why.args))
+            rejects.append(Reject(block.path, number, *why.args, group=why.group))
     return values, numbers, rejects
 
 
 def json_object(line):
     """The JSON object of a line, or Unusable."""
     try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise Unusable("invalid UTF-8", str(error)) from None
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise Unusable("invalid JSON", str(error)) from None
-    if not isinstance(value, dict):
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError:  # NaN, half of a surrogate pair and large integers are valid JSON to others
+        value = _json_value(line)
+    if type(value) is not dict:
         raise Unusable("not an object", f"found {type(value).__name__}")
     return value
+
+
+def _json_value(line):
+    """As json.loads has it; or what is wrong, as a reader knows it from there."""
+    try:
+        value = json.loads(line.decode("utf-8"))
+        json.dumps(value, ensure_ascii=False).encode("utf-8")  # JSON can spell half of a surrogate pair
+        return value
+    except UnicodeError as error:
+        raise Unusable("invalid UTF-8", str(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise Unusable("invalid JSON", str(error)) from None
 
 
 def plain_text(line):
@@ -148,11 +178,14 @@ def plain_text(line):
 
 def text_field(record, name):
     """A record's text, or Unusable if it is missing, no string, blank, or holds what no text should."""
+    text = record.get(name)
+    if type(text) is str:
+        if text and "\x00" not in text and not text.isspace():
+            return text
+        return usable_text(text, name)
     if name not in record:
         raise Unusable("missing field", name)
-    if not isinstance(record[name], str):
-        raise Unusable("wrong type", f"{name} is {type(record[name]).__name__}, expected a string")
-    return usable_text(record[name], name)
+    raise Unusable("wrong type", f"{name} is {type(text).__name__}, expected a string")
 
 
 def usable_text(text, name):
@@ -161,10 +194,6 @@ def usable_text(text, name):
         raise Unusable("empty", name)
     if "\x00" in text:
         raise Unusable("null character", name)
-    try:
-        text.encode("utf-8")  # JSON can spell half of a surrogate pair
-    except UnicodeEncodeError as error:
-        raise Unusable("invalid UTF-8", f"{name}: {error}") from None
     return text
 
 
@@ -173,12 +202,18 @@ def language_field(record, name, default=None):
     value = record.get(name, default)
     if value is None:
         raise Unusable("missing field", name)
-    if not isinstance(value, str):
+    if type(value) is not str:
         raise Unusable("wrong type", f"{name} is {type(value).__name__}, expected a string")
     try:
-        return resolve(value).code
+        return language_code(value)
     except InputError as error:
         raise Unusable("unknown language", str(error)) from None
+
+
+@functools.lru_cache(maxsize=4096)
+def language_code(value):
+    """The code in languages.tsv of whatever a language goes by; InputError if it is none."""
+    return resolve(value).code
 
 
 class Rejects:
@@ -204,15 +239,22 @@ class Rejects:
 
     def judge(self, limit):
         """Raise InputError if no record is left or if more than `limit` (a share) of them were rejected."""
-        count = sum(self.reasons.values())
-        if count > limit * self.records:
-            reasons = ", ".join(f"{reason} {n}" for reason, n in self.reasons.most_common())
-            raise InputError(
-                f"{self.path}: {count} of {self.records} records ({count / self.records:.2%}) cannot be used "
-                f"({reasons}), more than --max-reject-rate {limit:g} allows; mend them or raise the limit"
-            )
-        if self.records == count:
-            raise InputError("--input: no usable record in any file; check that the files are the ones you meant")
+        judge(self.path, self.reasons, self.records, limit)
+
+
+def judge(path, reasons, records, limit):
+    """Raise InputError if more than `limit` (a share) of the records could not be used, or if none is left. Records
+    that the user asked to leave out (UNWANTED) are no fault of the data."""
+    faults = {reason: n for reason, n in reasons.most_common() if reason not in UNWANTED}
+    count = sum(faults.values())
+    if count > limit * records:
+        raise InputError(
+            f"{path}: {count} of {records} records ({count / records:.2%}) cannot be used "
+            f"({', '.join(f'{reason} {n}' for reason, n in faults.items())}), more than --max-reject-rate {limit:g} "
+            "allows; mend them or raise the limit"
+        )
+    if records == sum(reasons.values()):
+        raise InputError("--input: no usable record in any file; check that the files are the ones you meant")
 
 
 class Progress:

@@ -15,6 +15,7 @@ import gigatoken
 import numpy as np
 
 from llamax.files import InputError, fingerprint
+from llamax.indexed import token_dtype
 
 # Llama 3's pre-tokenisation pattern and special tokens are published with its weights, not in the rank file.
 LLAMA3_PATTERN = (
@@ -50,6 +51,20 @@ def load_tokenizer(path):
             f"--tokenizer-model {path}: neither a SentencePiece model nor a tiktoken rank file ({reason}); "
             "give the tokenizer.model that belongs to the Llama model"
         ) from None
+
+
+def encode_entries(texts, tokenizer):
+    """BOS, the ids of a text, EOS, for each text, joined, in the type a dataset has; and the length of each entry."""
+    ids, offsets = tokenizer.encode_batch(texts)
+    sizes = np.diff(offsets) + 2
+    ends = np.cumsum(sizes)
+    if len(ids) and ids.max() >= tokenizer.vocab_size:
+        raise ValueError(f"id {ids.max()} is not below the vocabulary size {tokenizer.vocab_size}")
+    entries = np.empty(int(sizes.sum()), token_dtype(tokenizer.vocab_size))
+    inside = np.ones(len(entries), bool)
+    inside[ends - sizes] = inside[ends - 1] = False
+    entries[ends - sizes], entries[ends - 1], entries[inside] = tokenizer.bos_id, tokenizer.eos_id, ids
+    return entries, sizes
 
 
 class Tokenizer:
@@ -117,7 +132,7 @@ class SentencePieceTokenizer(Tokenizer):
         self.continuation = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
         self.vocab_size = self.reference.vocab_size()
         self.bos_id, self.eos_id = self.reference.bos_id(), self.reference.eos_id()
-        self.control = [p.piece for p in proto.pieces if p.type == p.CONTROL]
+        self.control = np.array([i for i, p in enumerate(proto.pieces) if p.type in (p.CONTROL, p.UNKNOWN)])
         self.chars_started = np.array(
             [int(not 0x80 <= int(p.piece[3:5], 16) < 0xC0) if p.type == p.BYTE else len(p.piece) for p in proto.pieces],
             np.int64,
@@ -125,7 +140,9 @@ class SentencePieceTokenizer(Tokenizer):
 
     def encode_batch(self, texts):
         ids, offsets = super().encode_batch(texts)
-        spelled = [i for i, text in enumerate(texts) if any(piece in text for piece in self.control)]
+        found = np.flatnonzero(ids <= self.control[-1])  # few: the control pieces come first
+        found = found[np.isin(ids[found], self.control)]
+        spelled = np.unique(np.searchsorted(offsets, found, side="right") - 1).tolist()
         if not spelled:
             return ids, offsets
         parts = np.split(ids, offsets[1:-1])
@@ -140,6 +157,10 @@ class SentencePieceTokenizer(Tokenizer):
     def decode(self, ids):
         """The text of ids that follow others (the first keeps its leading space, if it has one)."""
         return self.continuation.decode([int(i) for i in ids])
+
+    def decode_text(self, ids):
+        """The text that encode() made these ids of."""
+        return self.decode(ids)[1:]  # without the dummy prefix
 
 
 class TiktokenTokenizer(Tokenizer):
@@ -177,6 +198,8 @@ class TiktokenTokenizer(Tokenizer):
     def decode(self, ids):
         """The text of ids; bytes that are not UTF-8 become U+FFFD, special tokens nothing."""
         return b"".join(self.pieces[i] for i in ids if i < len(self.pieces)).decode("utf-8", errors="replace")
+
+    decode_text = decode
 
 
 def _byte_level_bpe(ranks):

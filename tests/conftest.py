@@ -39,6 +39,15 @@ def stage(*command, **options):
     return result.stdout
 
 
+def call(module, *command, workers=1):
+    """Run a stage's main() in this process: for tests that call it many times, or change a constant."""
+    saved, sys.argv = sys.argv, [module.__name__, *map(str, command), "--workers", str(workers)]
+    try:
+        module.main()
+    finally:
+        sys.argv = saved
+
+
 def fails(*command, saying=()):
     """Run a stage that must end as every user error does: exit status 1, one line on stderr that says the given."""
     result = run_stage(*command)

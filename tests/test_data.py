@@ -2,13 +2,12 @@
 
 import argparse
 import collections
-import sys
 
 import numpy as np
 import pytest
 import sentencepiece
 import torch
-from conftest import SENTENCES, write_jsonl
+from conftest import SENTENCES, call, write_jsonl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -147,15 +146,6 @@ def test_from_records_to_rows(mono, pairs, tokenizer_model, tmp_path_factory):
                 if tokens:
                     found[(*tokens, labels[-1]), weights] += 1
     assert found == expected
-
-
-def call(module, *command):
-    """Run a stage's main() in this process: hypothesis calls it many times."""
-    saved, sys.argv = sys.argv, [module.__name__, *map(str, command), "--workers", "1"]
-    try:
-        module.main()
-    finally:
-        sys.argv = saved
 
 
 def test_more_rows_do_not_change_the_first_ones(tmp_path):

@@ -63,7 +63,8 @@ def test_entries_are_cut_from_documents(tmp_path, tokenizer_model):
         assert [len(s) for s in mine[:-1]] == [16] * (len(mine) - 1)
     manifest = json.loads((tmp_path / "d.json").read_text())
     assert (manifest["documents"], manifest["sequences"]) == (3, len(sequences))
-    assert manifest["tokens"] == sum(map(len, sequences)) and manifest["languages"] == {"en": 3}
+    assert manifest["tokens"] == sum(map(len, sequences)) and manifest["languages"] == ["en"]
+    assert manifest["counts"]["en"]["records"] == 3 and manifest["counts"]["en"]["tokens"] == manifest["tokens"]
 
 
 def test_nothing_depends_on_the_number_of_workers(tmp_path, tokenizer_model):
@@ -92,7 +93,8 @@ def test_connected_pairs_directions_and_repetition(tmp_path, tokenizer_model):
         kept += sequence == forward
     assert abs(kept / len(sequences) - 0.5) < 0.06  # four standard deviations
     manifest = json.loads((tmp_path / "d.json").read_text())
-    assert manifest["repeated"] == ["en-zh"] and manifest["pairs"] == {"en-fr": 1200, "en-zh": 30}
+    assert manifest["repeated"] == ["en-zh"] and manifest["languages"] == ["en", "fr", "zh"]
+    assert {pair: found["records"] for pair, found in manifest["counts"].items()} == {"en-fr": 1200, "en-zh": 30}
     assert sum(manifest["directions"].values()) == len(sequences)
 
 
