@@ -277,7 +277,7 @@ def record(args):
     return {
         "arguments": vars(args),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "data": {prefix: read_json(f"{prefix}.json")["blake2b"] for prefix in data_prefixes(args)},
+        "data": {prefix: read_json(f"{prefix}.json")["xxh3_128"] for prefix in data_prefixes(args)},
     }
 
 

@@ -177,7 +177,7 @@ def build_datasets(args, vocab_size, train_rows, valid_rows):
         random_seed=args.seed,
         sequence_length=args.seq_length,
         path_to_cache=str(args.data_cache_path),
-        tokenizer=_Tokenizer(vocab_size, " ".join(manifest["blake2b"] for manifest in manifests)),
+        tokenizer=_Tokenizer(vocab_size, " ".join(manifest["xxh3_128"] for manifest in manifests)),
         reset_position_ids=False,
         reset_attention_mask=False,
         eod_mask_loss=False,

@@ -41,6 +41,9 @@ def run(main):
         main()
     except InputError as error:
         message = str(error)
+    except BrokenPipeError:  # whoever read our output, `head` for one, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         if error.errno is None and not error.filename:  # not from a file: a fault of ours, show where
             raise

@@ -125,7 +125,7 @@ def _origin(manifests):
 
 def _origin_of_datasets(prefixes, manifests):
     sources = [
-        {"path": prefix, "size": manifest["bin_bytes"], "blake2b": manifest["blake2b"]}
+        {"path": prefix, "size": manifest["bin_bytes"], "xxh3_128": manifest["xxh3_128"]}
         for prefix, manifest in zip(prefixes, manifests, strict=True)
     ]
     return {"tokenizer": manifests[0]["arguments"]["tokenizer"]}, sources
@@ -322,7 +322,7 @@ def _adopt(shard, output_prefix, common):
         "loss_tokens",
         "dtype",
         "bin_bytes",
-        "blake2b",
+        "xxh3_128",
         "versions",
     )
     manifest = common | counts.manifest() | {key: shard.manifest[key] for key in of_dataset}

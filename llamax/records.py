@@ -6,6 +6,7 @@ A stage turns its input files into blocks of whole lines (`read_blocks`), maps a
 
 import collections
 import concurrent.futures
+import ctypes
 import functools
 import gc
 import json
@@ -129,6 +130,15 @@ def _call(block):
 def _start_worker():
     os.environ["RAYON_NUM_THREADS"] = "1"  # gigatoken's: read when it encodes for the first time
     gc.freeze()  # what the parent loaded is no garbage: looking through it would copy its pages, too
+    # glibc gives large arrays back to the system at once and gets their like anew, page by page, at the next block:
+    # 10 % of the time of preprocessing. Other C libraries have no such function.
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        mallopt(_M_TRIM_THRESHOLD, 128 << 20)
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def parse_lines(block, parse):

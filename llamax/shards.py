@@ -24,7 +24,7 @@ from llamax.dedup import Signer
 from llamax.files import InputError, read_json
 from llamax.indexed import already_done, writing_dataset
 from llamax.languages import resolve
-from llamax.merge import merge_shards, report_dataset
+from llamax.merge import language_pair, merge_shards, report_dataset
 from llamax.records import Progress, Reject, Rejects, map_blocks, parse_lines
 from llamax.sources import add_fingerprints, check_aligned, fingerprints, first_lines, pieces, ranges
 
@@ -113,7 +113,7 @@ class Tools:
 
 def arguments(args, tokenizer, tools):
     """What the bytes of a dataset depend on, of these options, for its manifest."""
-    earlier = [[prefix, read_json(f"{prefix}.json", "--dedup-against")["blake2b"]] for prefix in args.dedup_against]
+    earlier = [[prefix, read_json(f"{prefix}.json", "--dedup-against")["xxh3_128"]] for prefix in args.dedup_against]
     return {
         "tokenizer": tokenizer.manifest(),
         "field": args.field,
@@ -244,7 +244,7 @@ def _encode_shard(prefix, sources, parts, number, count, kind, arguments, encode
                 writer.add_also("signatures", done.signatures.data)
             moved = [dataclasses.replace(reject, line=reject.line + first) for reject in done.rejects]
             rejects.add(len(done.records) + len(moved), moved)
-            rejected.update(reject.group for reject in moved)
+            rejected.update(language_pair(reject.group) for reject in moved)
             test_sets.update(done.found)
             if sources[done.source].form == "lines":
                 digests[done.source] += done.digest

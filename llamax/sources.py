@@ -14,7 +14,6 @@ in order, however many there are.
 import dataclasses
 import functools
 import gzip
-import hashlib
 import itertools
 import lzma
 import os
@@ -24,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import xxhash
 from backports import zstd  # in the standard library from Python 3.14 on
 
 from llamax.files import InputError, extra
@@ -389,16 +389,16 @@ _MODULUS = 1 << 128
 
 
 def fingerprints(parts, digests=None):
-    """[{"path", "size", "blake2b"}] of the files in the ranges of a shard: the size and digest of the bytes read.
+    """[{"path", "size", "xxh3_128"}] of the files in the ranges of a shard: the size and digest of the bytes read.
     `add_fingerprints` of all shards gives those of the whole files. `digests` has the sums of the digests of a plain
     file's pieces, by the number of its source, where they have been read already."""
     rows, digests = [], digests or {}
     for number, source, start, stop in parts:
         if source.form == "dataset":
-            rows.append({"path": source.path, "size": 0, "blake2b": f"{0:032x}"})  # its own library's affair
+            rows.append({"path": source.path, "size": 0, "xxh3_128": f"{0:032x}"})  # its own library's affair
             continue
         digest = _digest(source.path, start, stop) if number not in digests else f"{digests[number] % _MODULUS:032x}"
-        rows.append({"path": source.path, "size": stop - start, "blake2b": digest})
+        rows.append({"path": source.path, "size": stop - start, "xxh3_128": digest})
         if source.target is not None:
             size = os.path.getsize(source.target)
             low, high = 0, size
@@ -407,7 +407,7 @@ def fingerprints(parts, digests=None):
                 low = offsets[start // PIECE_BYTES] // PIECE_BYTES * PIECE_BYTES
                 if stop < source.size:
                     high = offsets[stop // PIECE_BYTES] // PIECE_BYTES * PIECE_BYTES
-            rows.append({"path": source.target, "size": high - low, "blake2b": _digest(source.target, low, high)})
+            rows.append({"path": source.target, "size": high - low, "xxh3_128": _digest(source.target, low, high)})
     return rows
 
 
@@ -416,8 +416,8 @@ def add_fingerprints(rows):
     files = {}
     for row in rows:
         size, total = files.get(row["path"], (0, 0))
-        files[row["path"]] = size + row["size"], (total + int(row["blake2b"], 16)) % _MODULUS
-    return [{"path": path, "size": size, "blake2b": f"{total:032x}"} for path, (size, total) in files.items()]
+        files[row["path"]] = size + row["size"], (total + int(row["xxh3_128"], 16)) % _MODULUS
+    return [{"path": path, "size": size, "xxh3_128": f"{total:032x}"} for path, (size, total) in files.items()]
 
 
 def _digest(path, start, stop):
@@ -431,4 +431,4 @@ def _digest(path, start, stop):
 
 
 def _chunk_digest(at, data):
-    return int.from_bytes(hashlib.blake2b(data, digest_size=16, salt=at.to_bytes(16, "little")).digest(), "little")
+    return xxhash.xxh3_128_intdigest(data, seed=at)

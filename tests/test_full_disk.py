@@ -43,6 +43,23 @@ def test_preprocessing(disk, tmp_path, tokenizer_model):
     assert snapshot(folder) == {"kept": b"kept"}
 
 
+def test_preprocessing_goes_on_when_there_is_space_again(disk, tmp_path, tokenizer_model):
+    """Full half-way, in a shard or in the merge; after space was made the same command completes, the same bytes."""
+    source = write_jsonl(tmp_path / "a.jsonl", PAIRS)
+    command = ("preprocess_parallel.py", "--input", source, "--tokenizer-model", tokenizer_model, "--dedup",
+               "--output-prefix")  # fmt: skip
+    stage(*command, tmp_path / "whole" / "d")
+    size = sum(map(len, snapshot(tmp_path / "whole").values()))
+    for kib in (size // 4096, size // 1024):  # the merge needs the space of its shards, too
+        folder = disk(kib)
+        fails(*command, folder / "d", saying=FULL)
+        assert not (folder / "d.json").exists()
+        subprocess.run(["mount", "-o", f"remount,size={size * 9}", str(folder)], check=True)
+        stage(*command, folder / "d")
+        assert snapshot(folder) == {**snapshot(tmp_path / "whole"), "kept": b"kept"}
+        subprocess.run(["umount", str(folder)], check=True)
+
+
 def test_augmentation(disk, tmp_path):
     folder = disk(64)
     dictionary = tmp_path / "en-fr.txt"

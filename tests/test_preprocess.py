@@ -227,3 +227,69 @@ def test_errors_are_one_line_and_leave_everything_as_it_was(tmp_path, tokenizer_
     fails(MONO, "--block-size", "many", saying=["--block-size", "'many'"])
     shutil.rmtree(tmp_path / "out")
     assert snapshot(tmp_path) == before
+
+
+@needs_shared
+def test_test_sentences_are_dropped_and_nothing_else(tmp_path):
+    """997 lines of Flores-101 dev, of all its languages in turn, as they are, in capitals, and with other punctuation,
+    among 100,000 lines of NTREX, of which none is in Flores."""
+    dev = [
+        path.read_bytes().decode("utf-8").splitlines() for path in sorted((SHARED / "flores101" / "dev").glob("*.dev"))
+    ]
+    assert len(dev) == 102
+    planted = [dev[i % 102][i] for i in range(997)]
+    punctuation = str.maketrans(dict.fromkeys(",.!?\"'()。，、؟।", " ; "))
+    planted += [line.upper() for line in planted] + [f"« {line.translate(punctuation)} »" for line in planted]
+    ntrex = "".join(path.read_bytes().decode("utf-8") for path in sorted((SHARED / "ntrex/NTREX-128").glob("*.txt")))
+    lines = [line for line in ntrex.replace("\r", "").split("\n") if line.strip()][:100_000]
+    for i, line in enumerate(planted):
+        lines.insert(33 * i, line)
+    source = tmp_path / "a.txt"
+    source.write_text("\n".join(lines), encoding="utf-8")
+    stage(MONO, "--input", source, "--lang", "mul_Latn", "--tokenizer-model", LLAMA2, "--output-prefix", tmp_path / "d",
+          "--decontaminate", SHARED / "flores101" / "devtest", f"dev={SHARED / 'flores101' / 'dev'}")  # fmt: skip
+    rejects = [json.loads(line) for line in (tmp_path / "d.rejects.jsonl").read_text().splitlines()]
+    found = {row["line"] for row in rejects}
+    assert {(row["reason"], row["detail"]) for row in rejects} == {("in a test set", "dev")}
+    assert found == {33 * i + 1 for i in range(len(planted))}
+    manifest = json.loads((tmp_path / "d.json").read_text())
+    assert manifest["test_sets"] == {"dev": 2991} and manifest["documents"] == 100_000
+
+
+@needs_shared
+def test_cleaning_drops_count_apart_from_broken_records(tmp_path, tokenizer_model):
+    """Half of the pairs are dropped at the user's wish: that is no reason to stop; rejects are told by language."""
+    en, fr, de = ((SHARED / "flores101" / "dev" / f"{code}.dev").read_text("utf-8").splitlines()
+                  for code in ("eng", "fra", "deu"))  # fmt: skip
+    records = [{"src": a, "tgt": b, "src_lang": "fr", "tgt_lang": "en"} for a, b in zip(fr, en, strict=True)][:50]
+    records += [{"src": a, "tgt": b, "src_lang": "fr", "tgt_lang": "en"} for a, b in zip(de, en, strict=True)][50:80]
+    records += [{"src": "x", "tgt": "x" * 99, "src_lang": "fr", "tgt_lang": "de"}] * 10
+    records += [{"src": en[90], "tgt": en[90], "src_lang": "fr", "tgt_lang": "en"}]
+    source = write_jsonl(tmp_path / "a.jsonl", records)
+    stage(PARALLEL, "--input", source, "--tokenizer-model", tokenizer_model, "--output-prefix", tmp_path / "d",
+          "--lid-model", SHARED / "lid" / "lid.176.ftz", "--max-length-ratio", 3, "--drop-identical",
+          "--block-size", 2048)  # fmt: skip
+    manifest = json.loads((tmp_path / "d.json").read_text())
+    assert manifest["rejects"] == {"wrong language": 30, "length ratio": 10, "identical sides": 1}
+    assert manifest["rejected"] == {"de-fr": 10, "en-fr": 31}
+    assert manifest["counts"]["en-fr"]["records"] == 50
+    assert manifest["arguments"]["max_length_ratio"] == 3 and len(manifest["arguments"]["lid_model"]) == 32
+
+
+def test_languages_from_paths_and_other_fields(tmp_path, tokenizer_model):
+    """Lego-MT's layout: a folder a language pair, two aligned files; and a corpus with its own names."""
+    for pair in ("en-fr", "fr-zh"):
+        (tmp_path / pair).mkdir()
+        for side, lang in zip(("src", "tgt"), pair.split("-"), strict=True):
+            (tmp_path / pair / f"train.{side}").write_text("\n".join(sentences(lang, 30)) + "\n", encoding="utf-8")
+    model = "--tokenizer-model", tokenizer_model, "--output-prefix"
+    files = [sorted(tmp_path.glob(f"*/train.{side}")) for side in ("src", "tgt")]
+    stage(PARALLEL, "--src", *files[0], "--tgt", *files[1], "--lang-pattern",
+          "(?P<src_lang>[a-z]+)-(?P<tgt_lang>[a-z]+)/train", *model, tmp_path / "d")  # fmt: skip
+    counts = json.loads((tmp_path / "d.json").read_text())["counts"]
+    assert {pair: found["records"] for pair, found in counts.items()} == {"en-fr": 30, "fr-zh": 30}
+    source = write_jsonl(
+        tmp_path / "a.jsonl", [{"content": text, "meta": {"language": "French"}} for text in sentences("fr", 9)]
+    )
+    stage(MONO, "--input", source, "--field", "text=content", "lang=meta.language", *model, tmp_path / "m")
+    assert json.loads((tmp_path / "m.json").read_text())["counts"]["fr"]["records"] == 9

@@ -99,7 +99,7 @@ def test_a_changed_byte_changes_the_fingerprint(small_pieces, tmp_path):
     prints = set()
     for data in (b"abc\ndef\nghi\n", b"abc\ndef\nghj\n", b"ghi\nabc\ndef\n", b"abc\ndef\nghi"):
         file.write_bytes(data)
-        prints.add(rows(sources.find_sources([str(file)], {}), 2)[1][0]["blake2b"])
+        prints.add(rows(sources.find_sources([str(file)], {}), 2)[1][0]["xxh3_128"])
     assert len(prints) == 4
 
 
