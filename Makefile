@@ -1,13 +1,14 @@
 # make toy           the whole pipeline in miniature (about five minutes on two cores); AUGMENT=0 for the control
 # make test          all tests; make lint: style
 # make real          the pipeline on real text (needs ../shared/data), some minutes
+# make scale         preprocessing at full size: memory, rejects, duplicates (needs ../shared/data, 20 GB of disk)
 # Each target builds .venv first, once. PYTHON=python3.12 chooses the interpreter.
 
 PYTHON ?= python3
 AUGMENT ?= 1
 BIN := .venv/bin
 
-.PHONY: toy test lint real clean
+.PHONY: toy test lint real scale clean
 
 toy: .venv/installed
 	PYTHON=$(BIN)/python AUGMENT=$(AUGMENT) toy/run.sh
@@ -21,6 +22,11 @@ lint: .venv/installed-test
 
 real: .venv/installed
 	PYTHON=$(BIN)/python benchmarks/real_text.sh
+
+scale: .venv/installed-test
+	for what in rejects duplicates memory; do \
+		$(BIN)/python benchmarks/scale.py $$what --folder work/scale || exit 1; \
+	done
 
 clean:
 	rm -rf .venv work

@@ -90,7 +90,7 @@ def encode_documents(documents, lines, args, tokenizer, tools):
     groups, records["group"] = shards.numbered(langs)
     records["line"], records["sequences"] = lines, entries
     records["words"] = shards.count_words(texts, langs)
-    if shards.needs_keys(args):
+    if shards.needs_keys(args) and len(records):
         records["key"] = [record_key(lang, text) for text, lang in zip(texts, langs, strict=True)]
     signatures = tools.signer and tools.signer.signatures(texts)
     return shards.Encoded(ids, entry_lengths, entries, None, records, groups, rejects, signatures, found)

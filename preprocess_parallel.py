@@ -180,7 +180,7 @@ def encode_pairs(pairs, lines, args, tokenizer, tools):
     columns = [[getattr(pair, name) for pair in pairs] for name in Pair._fields[:4]]
     for texts, langs in zip(columns[:2], columns[2:], strict=True):
         records["words"] += np.array(shards.count_words(texts, langs), np.uint32)
-    if shards.needs_keys(args):
+    if shards.needs_keys(args) and len(records):
         records["key"] = [record_key(*same_record(pair)) for pair in pairs]
     longest = lengths.reshape(-1, entries).max(axis=1) if len(pairs) else lengths
     fits = longest <= args.block_size

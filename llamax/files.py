@@ -14,7 +14,10 @@ import os
 import re
 import shutil
 import sys
+import time
 from pathlib import Path
+
+import psutil
 
 
 class InputError(Exception):
@@ -125,18 +128,19 @@ def partial_path(path):
 
 
 def remove_dead_partials(path):
-    """Remove what processes of this machine that are no more (killed, say) had written of the output `path`."""
-    pattern = re.compile(re.escape(f".{path.name}.{os.uname().nodename}.") + r"(\d+)\.partial")
+    """Remove what processes that are no more (killed, say) had written of the output `path`: those of this machine,
+    and those of other ones that have not written for a day."""
+    pattern = re.compile(re.escape(f".{path.name}.") + r"(.+)\.(\d+)\.partial")
     for entry in list(os.scandir(path.parent)):
         match = pattern.fullmatch(entry.name)
         if not match:
             continue
-        try:
-            os.kill(int(match[1]), 0)
-        except ProcessLookupError:
+        if match[1] == os.uname().nodename:
+            dead = not psutil.pid_exists(int(match[2]))
+        else:
+            dead = time.time() - entry.stat().st_mtime > 24 * 3600
+        if dead:
             (shutil.rmtree if entry.is_dir() else os.unlink)(entry.path)
-        except PermissionError:
-            pass  # alive, and somebody else's
 
 
 @contextlib.contextmanager

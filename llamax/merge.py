@@ -161,8 +161,6 @@ def merge_shards(prefixes, output_prefix, tokenizer, max_reject_rate):
             "test_sets": dict(sorted(test_sets.items())),
             "repeated": sorted(small),
         }
-        if len(shards) == 1 and not copies and not arguments["valid_fraction"] and not fate.any():
-            return _adopt(shards[0], output_prefix, common)
         held_out = arguments["valid_fraction"]
         if len(shards) == 1 and not copies and not held_out and not fate.any():
             return _adopt(shards[0], output_prefix, common)

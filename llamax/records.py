@@ -12,6 +12,7 @@ import gc
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -99,6 +100,7 @@ def map_blocks(function, blocks, workers):
     if workers == 1:
         yield from map(function, blocks)
         return
+    _keep_freed_memory()
     global _function
     _function = function  # inherited by the fork: a tokenizer is neither pickled nor loaded again
     context = multiprocessing.get_context("fork")
@@ -128,10 +130,15 @@ def _call(block):
 
 
 def _start_worker():
+    if sys.platform == "linux":  # a worker must not outlive the main process, should that be killed
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     os.environ["RAYON_NUM_THREADS"] = "1"  # gigatoken's: read when it encodes for the first time
     gc.freeze()  # what the parent loaded is no garbage: looking through it would copy its pages, too
-    # glibc gives large arrays back to the system at once and gets their like anew, page by page, at the next block:
-    # 10 % of the time of preprocessing. Other C libraries have no such function.
+
+
+def _keep_freed_memory():
+    """glibc gives large arrays back to the system at once and gets their like anew, page by page, at the next block:
+    10 % of the time of preprocessing. Other C libraries have no such function."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 32 << 20)
@@ -139,6 +146,7 @@ def _start_worker():
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_PR_SET_PDEATHSIG = 1  # sys/prctl.h
 
 
 def parse_lines(block, parse):

@@ -2,7 +2,7 @@
 # Preprocessing on a cluster: a job array makes the shards of a dataset, a job after it joins them.
 #
 #     job=$(sbatch --parsable --array=0-99 slurm/preprocess.sh)        (from the repository, its .venv installed)
-#     sbatch --dependency=afterok:$job slurm/preprocess.sh merge
+#     sbatch --dependency=afterok:$job --kill-on-invalid-dep=yes --output=%x-%j.log slurm/preprocess.sh merge
 #
 # Every shard is independent of the others and of when it runs. Where a task failed or was killed, submit the array
 # again: shards that are complete say so and end. Change the arrays; everything is an option of preprocess_mono.py or
@@ -30,8 +30,9 @@ CLEANING=(
 )
 
 if [[ "${1:-}" == merge ]]; then
-    exec .venv/bin/python merge_datasets.py --input "$OUTPUT_PREFIX"-*-of-"$(printf %05d "$SHARDS")".json \
-        --output-prefix "$OUTPUT_PREFIX"
+    # Five digits, not *: that would also find the shards of data/mono-fr.
+    exec .venv/bin/python merge_datasets.py --output-prefix "$OUTPUT_PREFIX" \
+        --input "$OUTPUT_PREFIX"-[0-9][0-9][0-9][0-9][0-9]-of-"$(printf %05d "$SHARDS")".json
 fi
 exec .venv/bin/python "${STAGE[@]}" "${CLEANING[@]}" --output-prefix "$OUTPUT_PREFIX" --shard "slurm/$SHARDS" \
     --workers "${SLURM_CPUS_PER_TASK:-1}"

@@ -58,3 +58,12 @@ def test_slurm_script_uses_options_that_exist():
     known = set(re.findall(r"--[a-z0-9-]+", stage("pretrain_llamax.py", "--help")))
     assert len(used) > 10 and used <= known, used - known
     assert subprocess.run(["bash", "-n", ROOT / "slurm" / "pretrain.sh"]).returncode == 0
+
+
+def test_preprocessing_on_slurm_uses_options_that_exist():
+    script = (ROOT / "slurm" / "preprocess.sh").read_text(encoding="utf-8")
+    code = "\n".join(line for line in script.splitlines() if not line.startswith("#"))
+    used = set(re.findall(r"(?<![\w-])--[a-z0-9-]+", code))
+    known = {option for name in ("preprocess_mono.py", "preprocess_parallel.py", "merge_datasets.py")
+             for option in re.findall(r"--[a-z0-9-]+", stage(name, "--help"))}  # fmt: skip
+    assert len(used) > 5 and used <= known, used - known

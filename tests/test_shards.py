@@ -3,9 +3,7 @@
 import collections
 import itertools
 import json
-import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -222,6 +220,21 @@ def test_duplicates_across_files_runs_and_languages(tmp_path, tokenizer_model):
         run("d", [("z", "en")], "--dedup-against", tmp_path / "plain")
 
 
+@pytest.mark.parametrize("options", [(), ("--dedup", "--valid-fraction", 0.2, "--near-dedup", 0.8)])
+def test_pieces_without_a_record(options, small_pieces, tmp_path, tokenizer_model):
+    """The end of a long line, and what cannot be used, may fill a whole piece."""
+    long = " ".join(sentences("en", 400))
+    broken = "{" * 9000
+    mono = write_jsonl(tmp_path / "a.jsonl", [{"text": long, "lang": "en"}, {"text": "x", "lang": "en"}])
+    parallel = write_jsonl(tmp_path / "b.jsonl", [{"src": long, "tgt": "x", "src_lang": "en", "tgt_lang": "fr"}] * 2)
+    for module, source in ((preprocess_mono, mono), (preprocess_parallel, parallel)):
+        source.write_text(f"{broken}\n{source.read_text()}{broken}\n")
+        call(module, "--input", source, "--tokenizer-model", tokenizer_model, "--output-prefix", tmp_path / source.stem,
+             "--block-size", 100_000, "--max-reject-rate", 0.5, *options)  # fmt: skip
+        duplicates = [(3, "duplicate")] if options and module is preprocess_parallel else []
+        assert rejected(tmp_path / source.stem) == [(1, "invalid JSON"), (4, "invalid JSON"), *duplicates]
+
+
 def test_merging_names_what_is_missing(small_pieces, tmp_path, tokenizer_model, monkeypatch):
     source = write_jsonl(tmp_path / "a.jsonl", documents(300))
     common = ["--input", source, "--tokenizer-model", tokenizer_model, "--output-prefix", tmp_path / "d"]
@@ -300,7 +313,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(tmp_path, tokenizer_mo
                 path.unlink()
         except subprocess.TimeoutExpired:
             kills += 1
-            os.killpg(process.pid, signal.SIGKILL)
+            process.kill()  # the main process alone: its workers end with it
             process.wait()
     subprocess.run([*command, killed], check=True, env=ENVIRONMENT, capture_output=True)
     assert snapshot(killed.parent) == snapshot(tmp_path / "whole")
