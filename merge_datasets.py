@@ -18,6 +18,7 @@ def get_args():
     add = parser.add_argument
     add("--input", nargs="+", required=True, metavar="PREFIX", help="shards or datasets; the ending .json may be there")
     add("--output-prefix", required=True, help="writes PREFIX.bin, PREFIX.idx, PREFIX.json and what else they have")
+    add("--tokenizer-model", help="of the shards, if pairs are repeated and it is no longer where they found it")
     add("--max-reject-rate", type=float, default=0.01, help="of the shards' records together (default %(default)s)")
     args = parser.parse_args()
     if not 0 <= args.max_reject_rate <= 1:
@@ -36,7 +37,7 @@ def main():
         print(f"{args.output_prefix}: complete, nothing to do")
         return
     if are_shards[0]:
-        manifest = merge_shards(args.input, args.output_prefix, None, args.max_reject_rate)
+        manifest = merge_shards(args.input, args.output_prefix, args.tokenizer_model, args.max_reject_rate)
     else:
         manifest = merge_datasets(args.input, args.output_prefix)
     print(report_dataset(args.output_prefix, manifest))

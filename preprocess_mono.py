@@ -20,8 +20,8 @@ import numpy as np
 from llamax import shards
 from llamax.dedup import record_key
 from llamax.files import InputError, Parser, run
-from llamax.merge import RECORD
 from llamax.records import Unusable, language_code, language_field, text_field
+from llamax.shard_files import RECORD
 from llamax.sources import find_sources, record_reader
 from llamax.tokenizer import encode_entries, load_tokenizer
 

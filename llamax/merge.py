@@ -17,94 +17,21 @@ from llamax import dedup
 from llamax.files import InputError, naming, read_json, replacing, scratch_folder
 from llamax.indexed import already_done, read_manifest, writing_dataset
 from llamax.records import judge
-from llamax.sources import add_fingerprints
-from llamax.tokenizer import encode_entries, load_tokenizer
-
-RECORD = np.dtype(
-    [
-        ("key", "<u8", 2),  # hash of languages and texts; 0 where nothing asks for it
-        ("line", "<u8"),  # where it stands: line (or row) of its source, from 1
-        ("source", "<u4"),
-        ("group", "<u4"),  # language or language pair
-        ("words", "<u4"),  # of its text; characters where the script has no spaces
-        ("first_chars", "<u4"),  # of a connected pair: characters of the side that comes first
-        ("sequences", "<u4"),
-        ("flips", "u1"),  # of a connected pair: bit k says whether copy k swaps the sides
-    ]
+from llamax.shard_files import (
+    ROWS,
+    TOKENS,
+    Shard,
+    has_loss,
+    language_pair,
+    lengths_of,
+    load_shards,
+    mapped,
+    read_keys,
 )
-_ROWS = 1 << 16  # records at a time
-_TOKENS = 4 << 20  # and tokens
+from llamax.sources import add_fingerprints
+from llamax.tokenizer import Tokenizer, encode_entries, load_tokenizer
+
 _COPY_BYTES = 8 << 20
-
-
-class _Shard:
-    """A shard's files, mapped: its pages are the system's to keep or to drop."""
-
-    def __init__(self, prefix, manifest):
-        self.prefix, self.manifest = prefix, manifest
-        self.count, self.groups = manifest["records"], manifest["groups"]
-
-    def records(self, rows=_ROWS):
-        """Yield the records in order, as arrays."""
-        with open(f"{self.prefix}.records", "rb") as file:
-            while len(block := np.fromfile(file, RECORD, rows)):
-                yield block
-
-    def blocks(self):
-        """Yield (records, lengths of their sequences, ids, loss or None), at most _ROWS and about _TOKENS at a time."""
-        ids = _mapped(f"{self.prefix}.bin", self.manifest["dtype"])
-        loss = _mapped(f"{self.prefix}_loss.bin", np.uint8) if _has_loss(self.prefix) else None
-        lengths = _lengths(self.prefix, self.manifest)
-        sequence, token = 0, 0
-        for records in self.records():
-            while len(records):
-                ends = np.cumsum(records["sequences"], dtype=np.int64)
-                here = np.array(lengths[sequence : sequence + ends[-1]])
-                tokens = np.cumsum(here, dtype=np.int64)[ends - 1]
-                n = max(1, int(np.searchsorted(tokens, _TOKENS, side="right")))
-                span = slice(token, token + int(tokens[n - 1]))
-                yield records[:n], here[: ends[n - 1]], ids[span], None if loss is None else loss[span]
-                sequence, token, records = sequence + int(ends[n - 1]), span.stop, records[n:]
-
-
-def _mapped(path, dtype):
-    return np.memmap(path, dtype, "r") if os.path.getsize(path) else np.zeros(0, dtype)
-
-
-def _has_loss(prefix):
-    return Path(f"{prefix}_loss.idx").is_file()
-
-
-def _lengths(prefix, manifest):
-    n = manifest["sequences"]  # after a header of 34 bytes, see llamax.indexed
-    return np.memmap(f"{prefix}.idx", np.int32, "r", offset=34, shape=(n,)) if n else np.zeros(0, np.int32)
-
-
-def load_shards(prefixes):
-    """[(prefix, manifest)] in order of the shards of one dataset; InputError if some are missing or of another one."""
-    found = {}
-    for prefix in prefixes:
-        manifest = read_json(f"{prefix}.json", "--input")
-        number, count = manifest["shard"]
-        first = next(iter(found.values()), (prefix, manifest))
-        if _identity(manifest) != _identity(first[1]):
-            raise InputError(
-                f"--input {prefix}: not made as {first[0]} was (other files or options); give the shards of one run"
-            )
-        if number in found:
-            raise InputError(f"--input {prefix}: shard {number} of {count}, as is {found[number][0]}; give each once")
-        found[number] = prefix, manifest
-    missing = [str(number) for number in range(count) if number not in found]
-    if missing:
-        some = ",".join(missing[:20]) + (",…" if len(missing) > 20 else "")
-        raise InputError(
-            f"--input: {len(missing)} of {count} shards missing: {some}; run them (sbatch --array={some}), or give all"
-        )
-    return [found[number] for number in range(count)]
-
-
-def _identity(manifest):
-    return manifest["kind"], manifest["shard"][1], manifest["format"], manifest["arguments"]
 
 
 def already_merged(prefixes, output_prefix):
@@ -134,9 +61,10 @@ def _origin_of_datasets(prefixes, manifests):
 def merge_shards(prefixes, output_prefix, tokenizer, max_reject_rate):
     """Join the shards of one dataset; returns its manifest.
 
-    `tokenizer` is the one the shards were made with, or None: loaded from where they found it, if it is needed.
+    `tokenizer` is the one the shards were made with, or a path to it, or None: where they found it. It is needed only
+    where pairs are repeated.
     """
-    shards = [_Shard(prefix, manifest) for prefix, manifest in load_shards(prefixes)]
+    shards = [Shard(prefix, manifest) for prefix, manifest in load_shards(prefixes)]
     arguments = shards[0].manifest["arguments"]
     manifests = [shard.manifest for shard in shards]
     reasons, rejected, test_sets = (_summed(manifests, key) for key in ("rejects", "rejected", "test_sets"))
@@ -146,7 +74,9 @@ def merge_shards(prefixes, output_prefix, tokenizer, max_reject_rate):
         _mark_duplicates(shards, arguments, fate, folder)
         pairs = _count_pairs(shards, fate)
         with replacing(f"{output_prefix}.rejects.jsonl") as path:
-            _write_rejects(path, shards, arguments["corpus"], fate, reasons, rejected)
+            _write_rejects(path, shards, fate, reasons, rejected)
+        if not reasons:
+            Path(f"{output_prefix}.rejects.jsonl").unlink()
         judge(f"{output_prefix}.rejects.jsonl", reasons, read, max_reject_rate)
         small = {pair for pair, n in pairs.items() if n < arguments.get("repeat_below", 0)}
         copies = dict.fromkeys(small, arguments.get("repeat"))
@@ -193,7 +123,7 @@ def _mark_duplicates(shards, arguments, fate, folder):
         groups = _scratch(folder / "groups", np.uint32, len(fate))
         at = 0
         for shard in shards:
-            local = np.array([numbers[group] for group in shard.groups], np.uint32)
+            local = np.array([numbers[language_pair(group)] for group in shard.groups], np.uint32)
             for records in shard.records():
                 groups[at : at + len(records)] = local[records["group"]]
                 at += len(records)
@@ -203,16 +133,6 @@ def _mark_duplicates(shards, arguments, fate, folder):
         dedup.mark_near_duplicates(signatures, groups.__getitem__, arguments["near_dedup"], fate, folder)
 
 
-def read_keys(prefix):
-    """Yield the keys of a dataset that was made with --dedup."""
-    path = f"{prefix}.keys"
-    if not Path(path).is_file():
-        raise InputError(f"--dedup-against {prefix}: no {path}; give a dataset that was made with --dedup")
-    with open(path, "rb") as file:
-        while len(keys := np.fromfile(file, "<u8", 2 << 20)):
-            yield keys.reshape(-1, 2)
-
-
 def _with_fate(shards, fate):
     """Yield (shard, records, their fates), in order."""
     at = 0
@@ -220,11 +140,6 @@ def _with_fate(shards, fate):
         for records in shard.records():
             yield shard, records, fate[at : at + len(records)]
             at += len(records)
-
-
-def language_pair(group):
-    """Both languages of "fr-en", in one order for both directions; a language alone is itself."""
-    return "-".join(sorted(group.split("-")))
 
 
 def _count_pairs(shards, fate):
@@ -237,7 +152,7 @@ def _count_pairs(shards, fate):
     return counts
 
 
-def _write_rejects(path, shards, corpus, fate, reasons, rejected):
+def _write_rejects(path, shards, fate, reasons, rejected):
     """The rejects of all shards, then the duplicates, which are added to the counts."""
     with open(path, "wb") as file:
         for shard in shards:
@@ -250,11 +165,9 @@ def _write_rejects(path, shards, corpus, fate, reasons, rejected):
                 reason = dedup.REASONS[int(fates[i])]
                 reasons[reason] += 1
                 rejected[language_pair(shard.groups[records["group"][i]])] += 1
-                row = {"file": corpus[records["source"][i]][0], "line": int(records["line"][i]), "reason": reason,
-                       "detail": ""}  # fmt: skip
+                file_name = shard.manifest["paths"][str(records["source"][i])]
+                row = {"file": file_name, "line": int(records["line"][i]), "reason": reason, "detail": ""}
                 file.write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8"))
-    if not reasons:
-        path.unlink()
 
 
 def _held_out(fraction, wanted):
@@ -295,7 +208,7 @@ def _write(shards, output_prefix, fate, copies, tokenizer, common, chosen):
                 at += len(records)
                 copied = _Copies(records, lengths, np.where(wanted, times[records["group"]], 0))
                 if copied.needs_encoding():
-                    tokenizer = tokenizer or load_tokenizer(first["tokenizer_path"])
+                    tokenizer = _loaded(tokenizer, first)
                     ids, loss = copied.encode_swapped(ids, loss, tokenizer, arguments["block_size"])
                 copied.write(writer, ids, loss, per_record)
                 if keys:
@@ -305,12 +218,26 @@ def _write(shards, output_prefix, fate, copies, tokenizer, common, chosen):
     return manifest
 
 
+def _loaded(tokenizer, manifest):
+    """The tokenizer of a shard, from a path or from where the shard found it."""
+    if isinstance(tokenizer, Tokenizer):
+        return tokenizer
+    tokenizer = load_tokenizer(tokenizer or manifest["tokenizer_path"])
+    expected = manifest["arguments"]["tokenizer"]
+    if tokenizer.fingerprint != expected["blake2b"]:
+        raise InputError(
+            f"--tokenizer-model {tokenizer.path}: BLAKE2b {tokenizer.fingerprint}, the shards were made with "
+            f"{expected['blake2b']} ({expected['file']}); give that one"
+        )
+    return tokenizer
+
+
 def _adopt(shard, output_prefix, common):
     """Make a single shard of which all stays the dataset: its files are linked, or copied where they cannot be."""
     counts = _Counts(shard.manifest["kind"])
     for records, lengths, _, _ in shard.blocks():
         _Copies(records, lengths, np.ones(len(records), np.int64)).count(shard.groups, counts)
-    names = [".bin", ".idx", *(["_loss.bin", "_loss.idx"] if _has_loss(shard.prefix) else [])]
+    names = [".bin", ".idx", *(["_loss.bin", "_loss.idx"] if has_loss(shard.prefix) else [])]
     names += [".keys"] if shard.manifest["arguments"]["dedup"] else []
     of_dataset = (
         "format",
@@ -336,6 +263,9 @@ def _adopt(shard, output_prefix, common):
                 os.link(f"{shard.prefix}{name}", path)
             except OSError:
                 shutil.copyfile(f"{shard.prefix}{name}", path)
+        for name in ("_loss.bin", "_loss.idx"):
+            if name not in names:  # of a run that was killed
+                Path(f"{output_prefix}{name}").unlink(missing_ok=True)
         partial[-1].write_text(json.dumps(manifest, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     return manifest
 
@@ -456,18 +386,18 @@ def _append(writer, prefix, manifest):
     n = manifest["documents"] + 1
     offset = 34 + 12 * manifest["sequences"]
     documents = np.memmap(f"{prefix}.idx", np.int64, "r", offset=offset, shape=(n,))
-    lengths = _lengths(prefix, manifest)
-    ids = _mapped(f"{prefix}.bin", manifest["dtype"])
-    loss = _mapped(f"{prefix}_loss.bin", np.uint8) if _has_loss(prefix) else None
+    lengths = lengths_of(prefix, manifest)
+    ids = mapped(f"{prefix}.bin", manifest["dtype"])
+    loss = mapped(f"{prefix}_loss.bin", np.uint8) if has_loss(prefix) else None
     token = 0
-    for at in range(0, n - 1, _ROWS):
-        ends = np.array(documents[at : at + _ROWS + 1])
+    for at in range(0, n - 1, ROWS):
+        ends = np.array(documents[at : at + ROWS + 1])
         starts = 0
         while starts < len(ends) - 1:
             here = np.array(lengths[ends[starts] : ends[-1]])
             tokens = np.cumsum(here, dtype=np.int64)
             document_tokens = tokens[ends[starts + 1 :] - ends[starts] - 1]
-            k = max(1, int(np.searchsorted(document_tokens, _TOKENS, side="right")))
+            k = max(1, int(np.searchsorted(document_tokens, TOKENS, side="right")))
             span = slice(token, token + int(document_tokens[k - 1]))
             sizes = here[: ends[starts + k] - ends[starts]]
             writer.add(np.array(ids[span]), sizes, np.diff(ends[starts : starts + k + 1]),

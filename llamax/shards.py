@@ -8,6 +8,7 @@ record stands. No shard waits for another, and none of its bytes depends on the 
 import collections
 import dataclasses
 import functools
+import json
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import xxhash
 
 from llamax import cleaning
 from llamax.cleaning import Cleaning
@@ -24,8 +26,9 @@ from llamax.dedup import Signer
 from llamax.files import InputError, read_json
 from llamax.indexed import already_done, writing_dataset
 from llamax.languages import resolve
-from llamax.merge import language_pair, merge_shards, report_dataset
+from llamax.merge import merge_shards, report_dataset
 from llamax.records import Progress, Reject, Rejects, map_blocks, parse_lines
+from llamax.shard_files import language_pair
 from llamax.sources import add_fingerprints, check_aligned, fingerprints, first_lines, pieces, ranges
 
 SHARD_BYTES = 1 << 30  # of input: a run without --shard makes its own, so that it resumes after each
@@ -183,7 +186,8 @@ def preprocess(args, kind, arguments, sources, parser, encode, tokenizer):
         encode: function of ([values], [lines]) that gives an Encoded.
     """
     encode = functools.partial(_encode_piece, sources=sources, parser=parser, encode=encode)
-    of_shard = arguments | {"corpus": [[source.path, source.size] for source in sources]}
+    listing = json.dumps([[source.path, source.size] for source in sources])
+    of_shard = arguments | {"corpus": xxhash.xxh3_128_hexdigest(listing)}  # shards of another one do not fit
     job = functools.partial(_encode_shard, kind=kind, arguments=of_shard, encode=encode, tokenizer=tokenizer,
                             workers=args.workers)  # fmt: skip
     if args.shard:
@@ -256,6 +260,7 @@ def _encode_shard(prefix, sources, parts, number, count, kind, arguments, encode
             records=rejects.records - sum(rejects.reasons.values()),
             read=rejects.records,
             groups=list(groups),
+            paths={number: source.path for number, source, _, _ in parts},
             arguments=arguments,
             sources=fingerprints(parts, digests),
             rejects=dict(rejects.reasons),
