@@ -187,7 +187,7 @@ def preprocess(args, kind, arguments, sources, parser, encode, tokenizer):
     """
     encode = functools.partial(_encode_piece, sources=sources, parser=parser, encode=encode)
     listing = json.dumps([[source.path, source.size] for source in sources])
-    of_shard = arguments | {"corpus": xxhash.xxh3_128_hexdigest(listing)}  # shards of another one do not fit
+    of_shard = arguments | {"corpus": xxhash.xxh3_128_hexdigest(listing.encode("utf-8"))}  # shards of another one do not fit
     job = functools.partial(_encode_shard, kind=kind, arguments=of_shard, encode=encode, tokenizer=tokenizer,
                             workers=args.workers)  # fmt: skip
     if args.shard:
