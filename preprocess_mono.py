@@ -15,6 +15,7 @@ what it could not use in data/fr.rejects.jsonl. Run again, it does only what is 
 
 import functools
 
+import msgspec
 import numpy as np
 
 from llamax import shards
@@ -76,6 +77,46 @@ def document_parser(source, args, clean):
     return parse
 
 
+class _Record(msgspec.Struct, gc=False):
+    text: str
+    lang: str | None = None
+
+
+_records = msgspec.json.Decoder(_Record)
+
+
+def documents_at_once(data, source, args):
+    """What document_parser gives for each line of a .jsonl, in a third of the time, if all is well with all of them;
+    otherwise None."""
+    data = data.removesuffix(b"\n")
+    characters = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(characters == ord("\n"))
+    # One object a line: each begins with { and ends with }, and inside of an object no } is followed by a {.
+    if data[:1] != b"{" or data[-1:] != b"}" or b"\\u0000" in data:
+        return None
+    if (characters[ends - 1] != ord("}")).any() or (characters[ends + 1] != ord("{")).any():
+        return None
+    try:
+        records = _records.decode_lines(data)
+        langs = {value: language_code(value) for value in {record.lang for record in records} - {None}}
+    except (msgspec.MsgspecError, UnicodeDecodeError, InputError):
+        return None
+    expected = source.fields.get("lang")
+    langs[None] = expected
+    texts = [record.text for record in records]
+    if (
+        len(texts) != len(ends) + 1
+        or not all(texts)
+        or any(map(str.isspace, texts))
+        or max(map(len, texts)) > args.max_chars
+    ):
+        return None
+    if expected is not None and set(langs.values()) != {expected}:
+        return None
+    found = [langs[record.lang] for record in records]
+    return None if None in found else list(zip(texts, found, strict=True))
+
+
 def encode_documents(documents, lines, args, tokenizer, tools):
     """[(text, language)] as entries, with what the merge needs to know of each."""
     texts, langs = ([document[i] for document in documents] for i in (0, 1))
@@ -112,7 +153,8 @@ def main():
     }
     parser = functools.partial(document_parser, args=args, clean=tools.clean)
     encode = functools.partial(encode_documents, args=args, tokenizer=tokenizer, tools=tools)
-    shards.preprocess(args, "mono", arguments, sources, parser, encode, tokenizer)
+    at_once = None if tools.clean else functools.partial(documents_at_once, args=args)
+    shards.preprocess(args, "mono", arguments, sources, parser, encode, tokenizer, at_once)
 
 
 if __name__ == "__main__":

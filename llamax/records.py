@@ -10,15 +10,16 @@ import ctypes
 import functools
 import gc
 import json
+import mmap
 import multiprocessing
-import os
+import pickle
 import signal
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
+import msgspec
 from tqdm import tqdm
 
 from llamax.files import InputError
@@ -95,44 +96,67 @@ def map_blocks(function, blocks, workers):
     """Yield function(block) for each block, in order, computed by `workers` processes (1: in this one).
 
     The processes are forked, so that they share what is loaded before the first result is asked for; at most two
-    blocks a worker are under way, so that memory stays bounded. A worker's tokenizer uses one thread.
+    blocks a worker are under way, so that memory stays bounded. The arrays of a result are valid until the next one is
+    asked for: they lie in memory that is shared with the workers and used again.
     """
+    _keep_freed_memory()
     if workers == 1:
         yield from map(function, blocks)
         return
-    _keep_freed_memory()
-    global _function
+    global _function, _slots
     _function = function  # inherited by the fork: a tokenizer is neither pickled nor loaded again
+    _slots = [mmap.mmap(-1, _SLOT_BYTES) for _ in range(2 * workers + 1)]
+    free = list(range(len(_slots)))
     context = multiprocessing.get_context("fork")
     with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker) as pool:
         pending = collections.deque()
+
+        def oldest():
+            future, slot = pending.popleft()
+            pickled, spans = future.result()
+            free.append(slot)  # used again only after this result
+            return pickle.loads(pickled, buffers=[memoryview(_slots[slot])[a:b] for a, b in spans])
+
         try:
             for block in blocks:
-                pending.append(pool.submit(_call, block))
-                if len(pending) > 2 * workers:
-                    yield pending.popleft().result()
+                slot = free.pop()
+                pending.append((pool.submit(_call, block, slot), slot))
+                if not free:
+                    yield oldest()
             while pending:
-                yield pending.popleft().result()
+                yield oldest()
         except concurrent.futures.process.BrokenProcessPool:
             raise InputError(
                 "a worker process was killed, most likely for lack of memory; run again with fewer --workers"
             ) from None
         finally:
-            for future in pending:
+            for future, _ in pending:
                 future.cancel()
 
 
-_function = None
+_function, _slots = None, []
+_SLOT_BYTES = 16 << 20  # of address space: what a result does not fill takes no memory
 
 
-def _call(block):
-    return _function(block)
+def _call(block, slot):
+    """function(block) pickled, and the spans of a slot that its arrays have been copied to."""
+    spans, memory = [], _slots[slot]
+
+    def copy_out(buffer):
+        data = buffer.raw()
+        start = spans[-1][1] if spans else 0
+        if start + len(data) > len(memory):
+            return True  # pickled with the rest
+        memory[start : start + len(data)] = data
+        spans.append((start, start + len(data)))
+        return False
+
+    return pickle.dumps(_function(block), 5, buffer_callback=copy_out), spans
 
 
 def _start_worker():
     if sys.platform == "linux":  # a worker must not outlive the main process, should that be killed
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    os.environ["RAYON_NUM_THREADS"] = "1"  # gigatoken's: read when it encodes for the first time
     gc.freeze()  # what the parent loaded is no garbage: looking through it would copy its pages, too
 
 
@@ -166,12 +190,15 @@ def parse_lines(block, parse):
 def json_object(line):
     """The JSON object of a line, or Unusable."""
     try:
-        value = orjson.loads(line)
-    except orjson.JSONDecodeError:  # NaN, half of a surrogate pair and large integers are valid JSON to others
+        value = _decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError):  # NaN, say, is valid JSON to others
         value = _json_value(line)
     if type(value) is not dict:
         raise Unusable("not an object", f"found {type(value).__name__}")
     return value
+
+
+_decode = msgspec.json.Decoder().decode
 
 
 def _json_value(line):
@@ -217,7 +244,9 @@ def usable_text(text, name):
 
 def language_field(record, name, default=None):
     """A record's language as its code in languages.tsv, or Unusable; `default` where the field is missing."""
-    value = record.get(name, default)
+    value = record.get(name)
+    if value is None:
+        value = default
     if value is None:
         raise Unusable("missing field", name)
     if type(value) is not str:

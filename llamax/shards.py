@@ -29,7 +29,7 @@ from llamax.languages import resolve
 from llamax.merge import merge_shards, report_dataset
 from llamax.records import Progress, Reject, Rejects, map_blocks, parse_lines
 from llamax.shard_files import language_pair
-from llamax.sources import add_fingerprints, check_aligned, fingerprints, first_lines, pieces, ranges
+from llamax.sources import LinePiece, add_fingerprints, check_aligned, fingerprints, first_lines, pieces, ranges
 
 SHARD_BYTES = 1 << 30  # of input: a run without --shard makes its own, so that it resumes after each
 
@@ -174,7 +174,7 @@ def shard_prefix(prefix, number, count):
     return f"{prefix}-{number:05d}-of-{count:05d}"
 
 
-def preprocess(args, kind, arguments, sources, parser, encode, tokenizer):
+def preprocess(args, kind, arguments, sources, parser, encode, tokenizer, at_once=None):
     """A whole preprocessing stage: one shard of the corpus, or all of them and their merge.
 
     Args:
@@ -184,10 +184,14 @@ def preprocess(args, kind, arguments, sources, parser, encode, tokenizer):
         sources: the corpus, from find_sources.
         parser: function of a Source that gives a function of its rows, which gives a value or raises Unusable.
         encode: function of ([values], [lines]) that gives an Encoded.
+        at_once: function of (bytes, Source) that gives the values of all lines of a .jsonl at once, or None if some
+            line needs the parser; it must give what the parser gives.
     """
-    encode = functools.partial(_encode_piece, sources=sources, parser=parser, encode=encode)
+    encode = functools.partial(_encode_piece, sources=sources, parser=parser, at_once=at_once, encode=encode)
     listing = json.dumps([[source.path, source.size] for source in sources])
-    of_shard = arguments | {"corpus": xxhash.xxh3_128_hexdigest(listing.encode("utf-8"))}  # shards of another one do not fit
+    of_shard = arguments | {
+        "corpus": xxhash.xxh3_128_hexdigest(listing.encode("utf-8"))
+    }  # shards of another one do not fit
     job = functools.partial(_encode_shard, kind=kind, arguments=of_shard, encode=encode, tokenizer=tokenizer,
                             workers=args.workers)  # fmt: skip
     if args.shard:
@@ -272,9 +276,23 @@ def _encode_shard(prefix, sources, parts, number, count, kind, arguments, encode
     return manifest
 
 
-def _encode_piece(piece, sources, parser, encode):
+def _encode_piece(piece, sources, parser, at_once, encode):
     """One piece of the corpus, in a worker."""
-    block, source = piece.read(), sources[piece.source]
+    source, known = sources[piece.source], ()
+    if at_once is not None and isinstance(piece, LinePiece) and source.kind == "jsonl" and not source.names:
+        data, digest = known = piece.read_bytes()
+        values = at_once(data, source)
+        if values is not None:
+            done = encode(values, range(1, len(values) + 1))
+            done.rejects = [dataclasses.replace(reject, path=piece.path) for reject in done.rejects]
+            done.source, done.lines, done.size, done.digest = (
+                piece.source,
+                len(values),
+                piece.stop - piece.start,
+                digest,
+            )
+            return done
+    block = piece.read(*known)
     if source.header is not None:  # of a .tsv, wherever files were joined: no record
         block.lines[:] = [b"" if row == source.header else row for row in block.lines]
     values, lines, rejects = parse_lines(block, parser(source))

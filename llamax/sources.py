@@ -155,7 +155,8 @@ class LinePiece:
     start: int
     stop: int
 
-    def read(self):
+    def read_bytes(self):
+        """(the lines as they stand, the digest of bytes [start, stop))."""
         with open(self.path, "rb") as file:
             file.seek(self.start)
             data = file.read(self.stop - self.start)
@@ -167,6 +168,12 @@ class LinePiece:
             if data and not data.endswith(b"\n"):
                 file.seek(self.stop)
                 data += file.readline()
+        return data, digest
+
+    def read(self, data=None, digest=0):
+        """The Block; of what read_bytes gave, if that has been called."""
+        if data is None:
+            data, digest = self.read_bytes()
         return Block(self.path, 1, _lines(data, first=self.start == 0), self.stop - self.start, digest)
 
 
