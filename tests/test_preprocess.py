@@ -1,5 +1,6 @@
 """Preprocessing: text and pairs to Megatron's indexed datasets, rejects, errors."""
 
+import argparse
 import itertools
 import json
 import os
@@ -8,7 +9,13 @@ import shutil
 import numpy as np
 import sentencepiece
 from conftest import LLAMA2, SHARED, fails, needs_shared, sentences, snapshot, stage, write_jsonl
+from hypothesis import given
+from hypothesis import strategies as st
 from megatron.core.datasets.indexed_dataset import IndexedDataset
+
+import preprocess_mono
+from llamax.records import Block, parse_lines
+from llamax.sources import Source
 
 MONO, PARALLEL = "preprocess_mono.py", "preprocess_parallel.py"
 
@@ -166,6 +173,35 @@ def test_each_way_to_be_unusable_is_named_with_file_and_line(tmp_path, tokenizer
     fails(MONO, "--input", source, "--tokenizer-model", tokenizer_model, "--output-prefix", tmp_path / "e",
           saying=["9 of 20 records (45.00%)", "--max-reject-rate"])  # fmt: skip
     assert not (tmp_path / "e.bin").exists() and not (tmp_path / "e.json").exists()
+
+
+LINE = st.one_of(
+    st.sampled_from(
+        [*BROKEN, b"", b" ", b"}", b"{", b"null", b'{"text":', b'"x"}', b'{"text": "a"} {"text": "b"}', b"\r"]
+    ),
+    st.builds(
+        lambda text, lang, more: json.dumps({"text": text, **lang, **more}, ensure_ascii=False).encode("utf-8"),
+        st.text(st.characters(codec="utf-8"), max_size=9),
+        st.sampled_from([{}, {"lang": "fr"}, {"lang": "fra"}, {"lang": "en"}, {"lang": "qq"}, {"lang": None}]),
+        st.sampled_from([{}, {"id": 7}, {"meta": {"a": [{"b": "}\n{"}]}}, {"text": "again"}]),
+    ),
+)
+
+
+@given(lines=st.lists(LINE, max_size=6), end=st.sampled_from([b"", b"\n", b"\n\n"]), lang=st.sampled_from([None, "fr"]))
+def test_lines_read_at_once_are_what_they_are_one_by_one(lines, end, lang):
+    """Whatever is between the lines and in them: all that is taken at once is exactly what the parser takes."""
+    data = b"\n".join(lines) + end
+    source = Source("a.jsonl", "lines", "jsonl", len(data), {"lang": lang} if lang else {}, {})
+    args = argparse.Namespace(max_chars=150)
+    at_once = preprocess_mono.documents_at_once(data, source, args)
+    rows = data.removesuffix(b"\n").split(b"\n")
+    parse = preprocess_mono.document_parser(source, args, None)
+    values, numbers, rejects = parse_lines(Block("a.jsonl", 1, rows, len(data)), parse)
+    if at_once is not None:
+        assert (at_once, numbers, rejects) == (values, list(range(1, len(rows) + 1)), [])
+    elif values and not rejects and numbers == list(range(1, len(rows) + 1)):
+        assert any(line[:1] != b"{" or line[-1:] != b"}" for line in rows), "slower than it need be"
 
 
 def test_running_again_does_nothing_and_never_overwrites(tmp_path, tokenizer_model):
