@@ -10,6 +10,8 @@ taken twenty times a second; pages that several processes share are counted for 
 """
 
 import collections
+import contextlib
+import functools
 import json
 import random
 import shutil
@@ -116,11 +118,13 @@ def memory(args):
     from llamax import sources
 
     sources.PIECE_BYTES = 1 << 16
+    preprocess_mono.load_tokenizer = functools.cache(preprocess_mono.load_tokenizer)
     count = int(2000 * args.scale) or 1
     for number in range(count):
         sys.argv = list(map(str, preprocess(args, args.folder / "0.5.jsonl", args.folder / "s", "--dedup")[1:]))
         sys.argv += ["--shard", f"{number}/{count}", "--workers", "1"]
-        preprocess_mono.main()
+        with contextlib.redirect_stdout(None):
+            preprocess_mono.main()
     shards = sorted(map(str, args.folder.glob("s-*-of-*.json")))
     seconds, peak, _ = watch(
         [sys.executable, ROOT / "merge_datasets.py", "--input", *shards, "--output-prefix", args.folder / "m"]
