@@ -162,11 +162,13 @@ def _start_worker():
 
 def _keep_freed_memory():
     """glibc gives large arrays back to the system at once and gets their like anew, page by page, at the next block:
-    10 % of the time of preprocessing. Other C libraries have no such function."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-        mallopt(_M_TRIM_THRESHOLD, 128 << 20)
+    10 % of the time of preprocessing. What was freed before, workers need not inherit. Other C libraries have no such
+    functions."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.malloc_trim(0)
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        libc.mallopt(_M_TRIM_THRESHOLD, 128 << 20)
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
