@@ -228,7 +228,7 @@ def text_field(record, name):
     text = record.get(name)
     if type(text) is str:
         if text and "\x00" not in text and not text.isspace():
-            return text
+            return text  # a record's text is UTF-8: json_object has seen to that
         return usable_text(text, name)
     if name not in record:
         raise Unusable("missing field", name)
@@ -241,6 +241,10 @@ def usable_text(text, name):
         raise Unusable("empty", name)
     if "\x00" in text:
         raise Unusable("null character", name)
+    try:
+        text.encode("utf-8")  # JSON can spell half of a surrogate pair
+    except UnicodeEncodeError as error:
+        raise Unusable("invalid UTF-8", f"{name}: {error}") from None
     return text
 
 

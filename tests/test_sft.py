@@ -94,5 +94,7 @@ def test_errors(examples, hf_llama2, tmp_path):
     fails(
         *common, tmp_path / "latin1.json", "--global-batch-size", 4, saying=["latin1.json", "not valid JSON", "utf-8"]
     )
+    (tmp_path / "surrogate.json").write_text(r'[{"instruction": "half \ud800", "input": "", "output": "x"}]')
+    fails(*common, tmp_path / "surrogate.json", "--global-batch-size", 4, saying=["1 of 1 records", "invalid UTF-8 1"])
     (tmp_path / "object.json").write_text("{}")
     fails(*common, tmp_path / "object.json", "--global-batch-size", 4, saying=["expected a list of examples"])
