@@ -39,6 +39,13 @@ def token_dtype(vocab_size):
     return np.dtype(np.uint16) if vocab_size < 65500 else np.dtype(np.int32)
 
 
+def mapped_index(prefix, sequences, documents):
+    """(tokens of each sequence, first sequence of each document and the end) of PREFIX.idx, mapped, not read."""
+    start = len(_HEADER) + struct.calcsize("<QBQQ")
+    lengths = np.memmap(f"{prefix}.idx", np.int32, "r", start, (sequences,)) if sequences else np.zeros(0, np.int32)
+    return lengths, np.memmap(f"{prefix}.idx", np.int64, "r", start + 12 * sequences, (documents + 1,))
+
+
 class _BinFile:
     """A growing .bin and its digest."""
 

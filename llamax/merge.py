@@ -15,7 +15,7 @@ import numpy as np
 
 from llamax import dedup
 from llamax.files import InputError, naming, read_json, replacing, scratch_folder
-from llamax.indexed import already_done, read_manifest, writing_dataset
+from llamax.indexed import already_done, mapped_index, read_manifest, writing_dataset
 from llamax.records import judge
 from llamax.shard_files import (
     ROWS,
@@ -23,7 +23,6 @@ from llamax.shard_files import (
     Shard,
     has_loss,
     language_pair,
-    lengths_of,
     load_shards,
     mapped,
     read_keys,
@@ -383,14 +382,11 @@ def merge_datasets(prefixes, output_prefix):
 
 def _append(writer, prefix, manifest):
     """Add a dataset's sequences and documents to a writer, a few million tokens at a time."""
-    n = manifest["documents"] + 1
-    offset = 34 + 12 * manifest["sequences"]
-    documents = np.memmap(f"{prefix}.idx", np.int64, "r", offset=offset, shape=(n,))
-    lengths = lengths_of(prefix, manifest)
+    lengths, documents = mapped_index(prefix, manifest["sequences"], manifest["documents"])
     ids = mapped(f"{prefix}.bin", manifest["dtype"])
     loss = mapped(f"{prefix}_loss.bin", np.uint8) if has_loss(prefix) else None
     token = 0
-    for at in range(0, n - 1, ROWS):
+    for at in range(0, manifest["documents"], ROWS):
         ends = np.array(documents[at : at + ROWS + 1])
         starts = 0
         while starts < len(ends) - 1:

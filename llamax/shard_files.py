@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from llamax.files import InputError, read_json
+from llamax.indexed import mapped_index
 
 RECORD = np.dtype(
     [
@@ -54,7 +55,7 @@ class Shard:
         """Yield (records, lengths of their sequences, ids, loss or None), at most ROWS and about TOKENS at a time."""
         ids = mapped(f"{self.prefix}.bin", self.manifest["dtype"])
         loss = mapped(f"{self.prefix}_loss.bin", np.uint8) if has_loss(self.prefix) else None
-        lengths = lengths_of(self.prefix, self.manifest)
+        lengths, _ = mapped_index(self.prefix, self.manifest["sequences"], self.manifest["documents"])
         sequence, token = 0, 0
         for records in self.records():
             while len(records):
@@ -73,11 +74,6 @@ def mapped(path, dtype):
 
 def has_loss(prefix):
     return Path(f"{prefix}_loss.idx").is_file()
-
-
-def lengths_of(prefix, manifest):
-    n = manifest["sequences"]  # after a header of 34 bytes, see llamax.indexed
-    return np.memmap(f"{prefix}.idx", np.int32, "r", offset=34, shape=(n,)) if n else np.zeros(0, np.int32)
 
 
 def load_shards(prefixes):
