@@ -1,74 +1,69 @@
-"""Code-switched pseudo-parallel data from bilingual dictionaries (LLaMAX, section 2.1).
+"""Code-switched pseudo-parallel data from bilingual dictionaries, and Algorithm 1 (LLaMAX, sections 2.1 and 2.2).
 
     python augment.py lexicon --muse en-fr=fr2.txt en-zh=zh2.txt --panlex eng_tam_lexicon.txt --list en_es.tsv \\
         --output data/lexicon.jsonl
     python augment.py pairs --lexicon data/lexicon.jsonl --input pairs.jsonl --output data/augmented.jsonl --workers 16
+    python augment.py mono --lexicon data/lexicon.jsonl --input fr.txt --lang fr --output data/mono-augmented.jsonl
+    python augment.py reach --lexicon data/lexicon.jsonl --input ntrex/*.txt --lang-pattern 'ref.(?P<lang>[a-z]+)' \\
+        --output data/reach.json
+    python augment.py plan --counts llamax_counts.csv --output data/plan.json
+    python augment.py fill --plan data/plan.json --english en.txt --mono mono/en.txt --model nllb --output fill.jsonl
 
 `lexicon` (step 1 of the paper) merges dictionaries that have English on one side into one entry an English head word:
-hello_en, bonjour_fr, hallo_de, 你好_zh. The file holds one entry a line, all in lower case, sorted by head word:
+hello_en, bonjour_fr, hallo_de, 你好_zh (llamax/lexicon.py). Of several forms of dictionary for a language it takes the
+one with more entities, different words of that language; --join takes all. A word may be its own translation; such
+identity pairs stay in the lexicon and are counted, and so is noise.
 
-    {"en": "hello", "translations": {"de": ["hallo"], "fr": ["bonjour", "salut"], "zh": ["你好"]}}
+`pairs` (step 2) puts the source in lower case, divides it into words (llamax/codeswitch.py), and replaces some of
+those that have a translation other than themselves, each with probability --rate (the paper gives none): for each it
+draws one of the languages that have a translation, then one of the translations there, both uniformly. The languages
+are all others of the lexicon, as the paper has it ("translation from a different language"), or with --into target
+that of the pair's target. The target side stays as it is and alone carries loss.
 
-The translations of a word of language A in language B are the words of B in all entries that hold it, its English head
-word being a word of an entry too: between English and B what the dictionaries say, between two others what shares a
-head word. That one step is the paper's 1-hop, which it keeps (Table 10); 2-hop would repeat it through a third
-language. A word may be its own translation; such identity pairs stay in the lexicon, and are counted.
+`mono` replaces every word that has a translation in monolingual text. Each line of a document is a sentence; the
+changed and the original one form a pair, with the loss on both.
 
-`pairs` (step 2) puts the source in lower case, divides it into words, and replaces some of those that have a
-translation other than themselves, each with probability --rate (the paper gives none): for each it draws one of the
-languages that have a translation, then one of the translations there, both uniformly. The languages are all others of
-the lexicon, as the paper has it ("translation from a different language"), or with --into target that of the pair's
-target. The target side stays as it is and alone carries loss.
-A source in which nothing is replaced is not written. What becomes of a pair depends on the pair, the options and the
-seed, not on its place in the input or on the number of workers; the words replaced at a lower rate are among those
-replaced at a higher one.
+What nothing was replaced in is not written. What becomes of a record depends on it, the options and the seed, not on
+its place in the input, the number of workers or of shards: the shards (--shard I/N, which writes
+OUTPUT-0000I-of-0000N) one after the other are what a run without them writes.
 
-What a word is, and how words are joined again (the paper says: spaces, and jieba for Chinese):
-- Written with spaces: what stands between two spaces. The spaces stay as they were, so that an entry of several
-  words can replace one word but is never replaced.
-- Chinese: what jieba says.
-- Other languages without spaces (ja, km, lo, my, th …): from left to right the longest word of that language in the
-  lexicon; what no word matches passes through. No word begins or ends inside a written syllable (before a vowel sign
-  or tone mark, say) or inside a run of Latin letters and digits. Of a word that the lexicon lacks, a part may match.
-- Punctuation and symbols around a word are not part of it, and stay around what replaces it.
-- In text without spaces, a replacement from a language with spaces is set off by one space from letters and digits.
-- Words are compared in Unicode's form NFC (the longest match takes the text as it is written); what is not replaced
-  stays as it was written, in lower case.
+`reach` tells which share of a corpus's words has an entry; `plan` and `fill` are Algorithm 1 (llamax/algorithm1.py,
+llamax/filling.py): how many English sentences to translate into which languages, and their translation.
 """
 
 import collections
+import dataclasses
 import functools
-import hashlib
-import itertools
 import json
-import logging
 import os
-import platform
-import random
-import re
-import tempfile
-import unicodedata
-import warnings
-from importlib.metadata import version
 from pathlib import Path
 
-from llamax.files import InputError, Parser, existing_file, fingerprint, read_json, replacing, require_same_origin, run
-from llamax.languages import resolve
-from llamax.records import Progress, Rejects, Unusable, json_object, map_blocks, parse_lines, read_blocks, usable_text
-from preprocess_parallel import pair_of
+import msgspec
 
-FORMAT = 1  # raised when the same arguments would give other bytes
-FORMS = ("muse", "panlex", "list")
-CHINESE_SCRIPTS = ("Hans", "Hant", "Hani")
+from llamax import algorithm1, filling
+from llamax.codeswitch import Switcher, jieba_cutter
+from llamax.dictionaries import FORMS, find_dictionary, noise, read_dictionary
+from llamax.files import InputError, Parser, existing_file, fingerprint, replacing, run
+from llamax.lexicon import file_digest, index_of, load_lexicon, write_index
+from llamax.outputs import already_done, write_manifest
+from llamax.records import Progress, Rejects, language_code, map_blocks, parse_lines
+from llamax.shards import parse_shard, shard_prefix
+from llamax.sources import (
+    add_fingerprints,
+    check_aligned,
+    find_sources,
+    fingerprints,
+    first_lines,
+    pieces,
+    ranges,
+    read_piece,
+    record_reader,
+)
+from preprocess_mono import document_parser
+from preprocess_parallel import Pair, pair_of
 
-# A unit is what no word may begin or end inside of: a syllable as it is written, or a Latin word or number, which
-# would otherwise lose its middle to a short loan word of the same letters. The text is in lower case.
-_LATIN = "0-9a-z\u00df-\u00f6\u00f8-\u024f"
-_MARKS = "".join(chr(c) for c in range(0x300, 0x10000) if unicodedata.category(chr(c))[0] == "M")
-_FIRST = "\u0e40-\u0e44\u0ec0-\u0ec4"  # Thai and Lao vowels written before their consonant
-_LAST = "\u0e30\u0e32\u0e33\u0e45\u0eb0\u0eb2\u0eb3\u0ebd" + "ぁぃぅぇぉゃゅょゎァィゥェォャュョヮー"  # and after it
-_STACK = "\u17d2\u1039"  # Khmer and Burmese: puts the next consonant under this one
-_UNIT = re.compile(rf"(?:[{_LATIN}][{_MARKS}]*)+|[{_FIRST}]*.(?:[{_STACK}]\w|[{_LAST}{_MARKS}])*", re.DOTALL)
+FORMAT = 2  # raised when the same arguments would give other bytes
+SHOWN = 20  # languages in a printed table; the manifest has all
 
 
 def get_args():
@@ -80,25 +75,53 @@ def get_args():
     add = functools.partial(lexicon.add_argument, nargs="+", action="extend", default=[], metavar="[A-B=]FILE")
     add("--muse", help="a word, a space or tab, a word; en-fr=FILE, or a file named en-fr.txt")
     add("--panlex", help="an entry, a tab, an entry; eng-fra=FILE, or a file named eng_fra_lexicon.txt")
-    add("--list", help="any two columns with a tab between (GATITOS); en-bam_Latn=FILE, or a file named en_es.tsv")
-    lexicon.add_argument("--output", required=True, metavar="LEXICON", help="and LEXICON.manifest.json beside it")
-    lexicon.add_argument("--max-reject-rate", type=float, default=0.01, help=rate)
+    add("--list", help="any two columns with a tab between (GATITOS); en-bm=FILE, or a file named en_bm-Nkoo.tsv")
+    add = lexicon.add_argument
+    add("--join", action="store_true", help="all forms of dictionary for a language, not the one with more entities")
+    add("--drop-noise", action="store_true", help="leave out what has no letter, brackets, or another script")
+    add("--output", required=True, metavar="LEXICON", help="and LEXICON.index, LEXICON.manifest.json beside it")
+    add("--max-reject-rate", type=float, default=0.01, help=rate)
 
     pairs = commands.add_parser("pairs", help="code-switch the source of sentence pairs")
-    add = pairs.add_argument
-    add("--lexicon", required=True, help="what `augment.py lexicon` wrote")
-    add("--input", nargs="+", required=True, metavar="FILE", help='.jsonl of {"src","tgt","src_lang","tgt_lang"}')
-    add("--output", required=True, metavar="FILE", help="for preprocess_parallel.py; and FILE.manifest.json beside it")
-    add("--seed", type=int, default=0, help="decides what is replaced and by what (default %(default)s)")
-    add("--rate", type=float, default=0.5, help="of replacing a word that has a translation (default %(default)s)")
+    mono = commands.add_parser("mono", help="pairs of code-switched and original monolingual sentences")
+    reach = commands.add_parser("reach", help="the share of words that have an entry, by language and corpus")
+    for command, record in ((pairs, "src, tgt, src_lang, tgt_lang"), (mono, "text, lang"), (reach, "text, lang")):
+        add = command.add_argument
+        add("--lexicon", required=True, help="what `augment.py lexicon` wrote")
+        add("--input", nargs="+", required=command is not pairs, metavar="FILE", help=f"records of {record}; any form")
+        if command is pairs:
+            add("--src", nargs="+", metavar="FILE", help="source side, a sentence a line (with --tgt, not --input)")
+            add("--tgt", nargs="+", metavar="FILE", help="target side, line-aligned with --src, as many files")
+            add("--src-lang", help="language code of the sources; may be left out where every record has its own")
+            add("--tgt-lang", help="language code of the targets")
+        else:
+            add("--lang", help="language code; may be left out where every record has its own")
+            add("--max-chars", type=int, default=10_000_000, help="longer documents are rejects (default %(default)s)")
+        add("--lang-pattern", metavar="REGEX", help="finds the language(s) in each path: a regular expression, (?P<…)")
+        add("--field", nargs="+", default=[], metavar="NAME=THEIRS", help=f"what the input calls {record}")
+        add("--columns", nargs="+", metavar="NAME", help="columns of .tsv files (default: their first line says)")
+        add("--output", required=True, metavar="FILE", help="and FILE.manifest.json beside it")
+        if command is not reach:
+            add("--shard", metavar="I/N", help="make only part I (from 0) of N; slurm/N: I is the array task's")
+            add("--seed", type=int, default=0, help="decides what is replaced and by what (default %(default)s)")
+            given = 0.5 if command is pairs else 1.0
+            add(
+                "--rate", type=float, default=given, help="of replacing a word with a translation (default %(default)s)"
+            )
+            hops = "translations that share an entry, or also those through a third language (default %(default)s)"
+            add("--hops", type=int, choices=(1, 2), default=1, help=hops)
+        add("--max-reject-rate", type=float, default=0.01, help=rate)
+        add("--workers", type=int, default=os.cpu_count(), help="processes (default: all cores, here %(default)s)")
     into = "replace by any other language of the lexicon, or by the pair's target language (default %(default)s)"
-    add("--into", choices=("any", "target"), default="any", help=into)
+    pairs.add_argument("--into", choices=("any", "target"), default="any", help=into)
     both = 'use each pair with its sides exchanged too, unless its loss is "target"'
-    add("--both-directions", action="store_true", help=both)
-    add("--max-reject-rate", type=float, default=0.01, help=rate)
-    add("--workers", type=int, default=os.cpu_count(), help="processes (default: all cores, here %(default)s)")
+    pairs.add_argument("--both-directions", action="store_true", help=both)
+
+    algorithm1.add_plan_arguments(commands.add_parser("plan", help="what Algorithm 1 gives every language"))
+    filling.add_fill_arguments(commands.add_parser("fill", help="translate the English sentences of a plan"))
     args = parser.parse_args()
-    check_args(args)
+    if args.command not in ("plan", "fill"):
+        check_args(args)
     return args
 
 
@@ -110,424 +133,326 @@ def check_args(args):
             problems.append(f"--{flag.replace('_', '-')} {getattr(args, flag)}: expected a share from 0 to 1")
     if getattr(args, "workers", 1) < 1:
         problems.append(f"--workers {args.workers}: expected at least 1")
-    if args.command == "lexicon" and not any(getattr(args, form) for form in FORMS):
-        problems.append("--muse, --panlex, --list: none is given; name at least one dictionary, as in en-fr=FILE")
+    if args.command == "lexicon":
+        if not any(getattr(args, form) for form in FORMS):
+            problems.append("--muse, --panlex, --list: none is given; name at least one dictionary, as in en-fr=FILE")
+    else:
+        if wrong := [pair for pair in args.field if "=" not in pair]:
+            problems.append(f"--field {wrong[0]}: expected NAME=THEIRS")
+        args.field = dict(pair.split("=", 1) for pair in args.field if "=" in pair)
+        try:
+            args.shard = parse_shard(args.shard) if getattr(args, "shard", None) else None
+        except InputError as error:
+            problems.append(str(error))
+    if args.command == "pairs":
+        aligned = [*(args.src or ()), *(args.tgt or ())]
+        if bool(args.input) == bool(aligned) or len(args.src or ()) != len(args.tgt or ()):
+            problems.append("--input, --src, --tgt: expected --input, or as many files of --src as of --tgt")
     if problems:
         raise InputError("; ".join(problems))
-    if args.command == "pairs":
+    if args.command != "lexicon":
         args.lexicon = str(existing_file(args.lexicon, "--lexicon"))
-        args.input = [str(existing_file(path, "--input")) for path in args.input]
-
-
-def already_done(output, arguments, sources):
-    """True if `output` is complete and was made from the same arguments and sources; False if it is not there.
-
-    Raises InputError if it is there but is something else: an existing file is never overwritten.
-    """
-    if not os.path.lexists(output):
-        return False
-    remedy = f"choose another name or remove {output}*"
-    if not Path(f"{output}.manifest.json").exists():
-        raise InputError(
-            f"--output {output}: exists, but no {output}.manifest.json that says this command wrote it; choose another "
-            "name, or remove the file if nobody needs it"
-        )
-    manifest = read_json(f"{output}.manifest.json", "--output")
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("arguments"), dict):
-        raise InputError(f"--output {output}: {output}.manifest.json is not a manifest of this command; {remedy}")
-    require_same_origin(manifest, {"format": FORMAT, "sources": sources, **arguments}, f"--output {output}", remedy)
-    size = os.path.getsize(output)
-    if size != manifest.get("bytes"):
-        raise InputError(f"--output {output}: {size} bytes, its manifest says {manifest.get('bytes')}; {remedy}")
-    return True
-
-
-def write_manifest(path, output, **values):
-    """Write the manifest of what `output` holds so far."""
-    values = {"format": FORMAT, **values, "bytes": os.path.getsize(output)}
-    values["versions"] = {
-        "python": platform.python_version(),
-        "unicode": unicodedata.unidata_version,
-        "jieba": version("jieba"),
-    }
-    path.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        for name in ("lang", "src_lang", "tgt_lang"):
+            if getattr(args, name, None):
+                setattr(args, name, language_code(getattr(args, name)))
 
 
 # ---- step 1: the lexicon
 
 
-def dictionary(form, value):
-    """The source that "en-fr=FILE" or "FILE" stands for: its fingerprint with form and languages."""
-    flag = f"--{form}"
-    match = re.fullmatch(r"([^=/]+)=(.+)", value)
-    if match and not Path(value).is_file():
-        name, path = match.groups()
-    else:
-        name, path = Path(value).stem.removesuffix("_lexicon"), value
-    languages = languages_of(name, f"{flag} {value}")
-    path = existing_file(path, flag)
-    return fingerprint(path) | {"form": form, "languages": languages}
-
-
-def languages_of(name, given):
-    """The codes that a name such as en-fr, eng_fra or en-bam_Latn joins; one must be English, the other not."""
-    found, why = set(), ""
-    for separator in re.finditer("[-_]", name):
-        try:
-            found.add((resolve(name[: separator.start()]).code, resolve(name[separator.end() :]).code))
-        except InputError as error:
-            why = why or f"{error}; "
-    if len(found) != 1:
-        raise InputError(
-            f"{given}: {why}expected two languages with - between them, or a file named after them; write "
-            "en-CODE=FILE, for instance en-fr=FILE or en-bam_Latn=FILE"
-        )
-    (languages,) = found
-    if languages.count("en") != 1:
-        raise InputError(
-            f"{given}: is {languages[0]}-{languages[1]}, expected English on exactly one side, because entries are "
-            "merged by their English word; leave this dictionary out"
-        )
-    return list(languages)
-
-
-def clean(text):
-    """A dictionary's entry as it is stored and looked up."""
-    return unicodedata.normalize("NFC", " ".join(text.lower().split()))
-
-
-def parse_entry(line, form):
-    """The two columns of a dictionary's line, or Unusable."""
-    try:
-        text = line.decode("utf-8").removeprefix("\ufeff")  # the byte order mark of Windows editors
-    except UnicodeDecodeError as error:
-        raise Unusable("invalid UTF-8", str(error)) from None
-    # Some MUSE files separate by a space, some by a tab; those with a tab may have spaces inside an entry.
-    columns = re.split(" +", text.strip(" ")) if form == "muse" and "\t" not in text else text.split("\t")
-    if len(columns) != 2:
-        raise Unusable("not two columns", f"found {len(columns)}: {text[:80]}")
-    return tuple(usable_text(clean(column), f"column {i}") for i, column in enumerate(columns, 1))
-
-
 def build_lexicon(args):
     # In an order of their own, so that the order in which they are named changes nothing.
-    sources = [dictionary(form, value) for form in FORMS for value in getattr(args, form)]
+    sources = [find_dictionary(form, value) for form in FORMS for value in getattr(args, form)]
     sources.sort(key=lambda source: (source["languages"], source["form"], source["blake2b"], source["path"]))
-    if already_done(args.output, {}, sources):
+    arguments = {"join": args.join, "drop_noise": args.drop_noise}
+    if already_done(args.output, FORMAT, arguments, sources):
         print(f"{args.output}: complete, nothing to do")
         return
 
-    entries = {}  # {head: {language: {word: None}}}
-    duplicates = 0
-    rejects = Rejects(args.output)
+    found = collections.defaultdict(lambda: collections.defaultdict(dict))  # {language: {form: {"head\tword": None}}}
+    rejects, duplicates = Rejects(args.output), 0
     progress = Progress(sum(source["size"] for source in sources), "B", "reading dictionaries")
     for source in sources:
-        usable = 0
-        reverse = source["languages"][1] == "en"
-        language = source["languages"][0 if reverse else 1]
-        for block in read_blocks(source["path"]):
-            pairs, _, rejected = parse_lines(block, functools.partial(parse_entry, form=source["form"]))
-            rejects.add(len(pairs) + len(rejected), rejected)
-            usable += len(pairs)
-            for head, word in pairs:
-                if reverse:
-                    head, word = word, head
-                words = entries.setdefault(head, {}).setdefault(language, {})
-                duplicates += word in words
-                words[word] = None
-            progress.update(block.size)
-        if not usable:  # in a small file this could hide below --max-reject-rate
-            raise InputError(
-                f"--{source['form']} {source['path']}: no line has two columns as this form separates them; check the "
-                f"file, or name it as one of --{', --'.join(form for form in FORMS if form != source['form'])}"
-            )
+        (language,) = set(source["languages"]) - {"en"}
+        pairs = found[language][source["form"]]
+        before, lines = len(pairs), 0
+        for head, word in read_dictionary(source, rejects, progress):
+            pairs[f"{head}\t{word}"] = None
+            lines += 1
+        duplicates += before + lines - len(pairs)
     progress.close()
     rejects.judge(args.max_reject_rate)
 
-    words, pairs, identity = collections.defaultdict(set), collections.Counter(), collections.Counter()
-    for head, translations in entries.items():
-        for language, found in translations.items():
-            words[language].update(found)
-            pairs[language] += len(found)
-            identity[language] += head in found
-    with replacing(args.output, f"{args.output}.manifest.json") as (output, manifest):
-        with open(output, "w", encoding="utf-8", newline="\n") as file:
-            for head in sorted(entries):
-                translations = {language: list(entries[head][language]) for language in sorted(entries[head])}
-                file.write(json.dumps({"en": head, "translations": translations}, ensure_ascii=False) + "\n")
-        write_manifest(
-            manifest,
-            output,
-            kind="lexicon",
-            heads=len(entries),
-            languages={
-                language: {"words": len(words[language]), "pairs": pairs[language], "identity": identity[language]}
-                for language in sorted(words)
-            },
-            lines=rejects.records,
-            duplicates=duplicates,
-            rejects=dict(rejects.reasons),
-            arguments={},
-            sources=sources,
-        )
+    entries, languages = collections.defaultdict(dict), {}  # {head: {language: {word: None}}}
+    for language in sorted(found):
+        forms = found.pop(language)
+        entities = {form: len({pair.partition("\t")[2] for pair in forms[form]}) for form in FORMS if form in forms}
+        chosen = list(entities) if args.join else [max(entities, key=entities.get)]
+        pairs = dict.fromkeys(pair for form in chosen for pair in forms[form])
+        identity, faults, words = 0, collections.Counter(), set()
+        for pair in pairs:
+            head, _, word = pair.partition("\t")
+            if fault := noise(word, language):
+                faults[fault] += 1
+                if args.drop_noise:
+                    continue
+            identity += head == word
+            words.add(word)
+            entries[head].setdefault(language, {})[word] = None
+        languages[language] = {
+            "dictionaries": chosen,
+            "words": len(words),
+            "pairs": len(pairs) - (sum(faults.values()) if args.drop_noise else 0),
+            "identity": identity,
+            "noise": dict(sorted(faults.items())),
+            "left_out": {form: count for form, count in entities.items() if form not in chosen},
+        }
+    write_lexicon(args.output, entries, {
+        "kind": "lexicon", "heads": len(entries), "languages": languages, "lines": rejects.records,
+        "duplicates": duplicates, "rejects": dict(rejects.reasons), "arguments": arguments, "sources": sources,
+    })  # fmt: skip
+
+    largest = sorted(languages, key=lambda language: -languages[language]["words"])
+    print(f"{'language':<10} {'dictionary':<14} {'entities':>9} {'pairs':>9} {'identity':>9} {'noise':>7}  left out")
+    for language in largest[:SHOWN]:
+        row = languages[language]
+        left_out = ", ".join(f"{form} {count:,}" for form, count in row["left_out"].items())
+        print(f"{language:<10} {'+'.join(row['dictionaries']):<14} {row['words']:>9,} {row['pairs']:>9,} "
+              f"{row['identity']:>9,} {sum(row['noise'].values()):>7,}  {left_out}".rstrip())  # fmt: skip
+    if len(largest) > SHOWN:
+        print(f"… and {len(largest) - SHOWN} more languages in {args.output}.manifest.json")
+    total = {name: sum(row[name] for row in languages.values()) for name in ("pairs", "identity")}
+    faults = sum(sum(row["noise"].values()) for row in languages.values())
     print(
-        f"{args.output}: {len(entries):,} English head words, {pairs.total():,} translations into {len(words):,} "
-        f"languages, {identity.total():,} of them identical to the head word; {duplicates:,} duplicates, "
-        f"{rejects.reasons.total():,} rejects"
+        f"{args.output}: {len(entries):,} English head words, {total['pairs']:,} translations into {len(languages):,} "
+        f"languages, {total['identity']:,} of them identical to the head word; {faults:,} of noise "
+        f"{'left out' if args.drop_noise else 'kept'}; {duplicates:,} duplicates, {rejects.reasons.total():,} rejects"
     )
 
 
-class Lexicon:
-    """Multilingual entries, and the words of each language that lead to them."""
-
-    def __init__(self, entries):
-        """Args: entries: {head: {language: words}}; what is looked up is expected to have gone through clean()."""
-        self.entries = entries
-        self.heads = collections.defaultdict(dict)  # {language: {word: [heads]}}, English left out
-        for head, translations in entries.items():
-            for language, words in translations.items():
-                for word in words:
-                    self.heads[language].setdefault(word, []).append(head)
-        self.languages = {code: resolve(code) for code in sorted({"en", *self.heads})}
-        self.chinese = {code for code, row in self.languages.items() if row.script in CHINESE_SCRIPTS}
-        # {language: (words, {first character: lengths, longest first})} where words are found by longest match
-        self.matched = {}
-        for code, row in self.languages.items():
-            if not row.spaces and code not in self.chinese:
-                words = {word for word in self.heads[code] if inner(word) == (0, len(word))}
-                lengths = collections.defaultdict(set)
-                for word in words:
-                    lengths[word[0]].add(len(word))
-                self.matched[code] = words, {first: sorted(n, reverse=True) for first, n in lengths.items()}
-        self.options = functools.lru_cache(maxsize=1 << 16)(self._options)  # frequent words are most of a text
-
-    def _options(self, word, source, target=None):
-        """The translations of a word of language `source` in `target`, or in every other language: ((language,
-        words), …), the word itself left out."""
-        found = collections.defaultdict(dict)
-        for head in (word,) if source == "en" else self.heads.get(source, {}).get(word, ()):
-            for language, words in [*self.entries.get(head, {}).items(), ("en", (head,))]:
-                if language != source and target in (None, language):
-                    found[language].update(dict.fromkeys(words))
-        for words in found.values():
-            words.pop(word, None)
-        return tuple((language, tuple(words)) for language, words in sorted(found.items()) if words)
+def write_lexicon(path, entries, values):
+    """Write a lexicon, its index and its manifest."""
+    with replacing(path, f"{path}.index", f"{path}.manifest.json") as (output, index, manifest):
+        with open(output, "w", encoding="utf-8", newline="\n") as file:
+            for head in sorted(entries):
+                translations = {language: sorted(words) for language, words in sorted(entries[head].items())}
+                file.write(json.dumps({"en": head, "translations": translations}, ensure_ascii=False) + "\n")
+        write_index(index, index_of(entries, file_digest(output)))
+        write_manifest(manifest, output, FORMAT, **values)
 
 
-def load_lexicon(path):
-    """The Lexicon of a file, or InputError if it is none."""
-    entries = {}
-    remedy = "expected what `augment.py lexicon` writes; make it of your dictionaries with that command"
-    for block in read_blocks(path):
-        for number, line in enumerate(block.lines, block.first_line):
-            try:
-                entry = json.loads(line.decode("utf-8"))
-                head, translations = entry["en"], entry["translations"]
-                strings = [head, *itertools.chain.from_iterable(translations.values())]
-                usable = all(isinstance(words, list) for words in translations.values())
-                usable = usable and all(isinstance(word, str) and word for word in strings)
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-                usable = False
-            if not usable:
-                found = line[:40].decode("utf-8", errors="replace")
-                raise InputError(f"--lexicon {path} line {number}: found {found!r}, {remedy}")
-            if head in entries:
-                raise InputError(f"--lexicon {path} line {number}: a second entry for {head!r}, {remedy}")
-            entries[head] = translations
-    if not entries:
-        raise InputError(f"--lexicon {path}: empty, {remedy}")
-    try:
-        return Lexicon(entries)
-    except InputError as error:
-        raise InputError(f"--lexicon {path}: {error}") from None
+# ---- step 2: pairs
 
 
-# ---- step 2: the pairs
+@dataclasses.dataclass
+class Done:
+    """What a worker makes of a piece of the corpus."""
+
+    source: int
+    read: int  # lines
+    size: int  # bytes
+    digest: int
+    rejects: list
+    counts: collections.Counter
+    groups: collections.Counter = None  # pairs written, by direction
+    lines: bytes = b""
 
 
-def inner(token):
-    """(start, end) of a token without the punctuation and symbols around it."""
-    start, end = 0, len(token)
-    if token.isalnum():
-        return start, end
-    while start < end and unicodedata.category(token[start])[0] in "PS":
-        start += 1
-    while start < end and unicodedata.category(token[end - 1])[0] in "PS":
-        end -= 1
-    return start, end
-
-
-@functools.cache
-def jieba_cutter():
-    """jieba's function from a text to its words, without what it logs and leaves behind."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it uses what newer Pythons deprecate
-        import jieba
-    jieba.setLogLevel(logging.WARNING)
-    tokenizer = jieba.Tokenizer()
-    # jieba would trust a cache that anyone, or another version of it, left in the shared temporary folder.
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.tmp_dir = folder
-        tokenizer.initialize()
-    return tokenizer.lcut
-
-
-def match_longest(text, words, lengths):
-    """Yield (piece, whether it is a word) by longest match from left to right."""
-    ends = {unit.end() for unit in _UNIT.finditer(text)}
-    done = 0
-    for unit in _UNIT.finditer(text):
-        start = unit.start()
-        if start < done:  # inside the word before
+def switch_pair(pair, switcher, args):
+    """Yield (direction, the code-switched pair or None, its Switched) for each direction in which a pair is used."""
+    uses = [pair]
+    if args.both_directions and pair.loss != "target":  # its source is not a sentence to learn
+        uses.append(pair._replace(src=pair.tgt, tgt=pair.src, src_lang=pair.tgt_lang, tgt_lang=pair.src_lang))
+    for use in uses:
+        target = use.tgt_lang if args.into == "target" else None
+        if use.src_lang not in switcher.lexicon.number or (target and target not in switcher.lexicon.number):
+            yield use.group, None, None
             continue
-        for length in lengths.get(text[start], ()):
-            if start + length in ends and text[start : start + length] in words:
-                done = start + length
-                yield text[start:done], True
-                break
-        else:
-            done = unit.end()
-            yield unit.group(), False
+        done = switcher.switch(use.src, use.src_lang, target, (use.src_lang, use.tgt_lang, use.src, use.tgt))
+        yield use.group, use._replace(src=done.text, loss="target", origin="augment"), done
 
 
-def split_words(text, language, lexicon):
-    """Yield (piece, whether it is a word) of text in lower case; the pieces joined are the text."""
-    if language in lexicon.matched:
-        yield from match_longest(text, *lexicon.matched[language])
-        return
-    for token in jieba_cutter()(text) if language in lexicon.chinese else re.split(r"(\s+)", text):
-        start, end = inner(token)
-        yield token[:start], False
-        yield token[start:end], not token.isspace()
-        yield token[end:], False
-
-
-def join_pieces(pieces):
-    """The text of (piece, whether to set it off by spaces) pairs."""
-    text, last_set_off = [], False
-    for piece, set_off in pieces:
-        if not piece:
+def switch_document(document, switcher, args):
+    """The same for each line of a document, (text, language): the changed and the original line form a pair."""
+    text, lang = document
+    for line in filter(None, map(str.strip, text.split("\n"))):
+        if lang not in switcher.lexicon.number:
+            yield f"{lang}-{lang}", None, None
             continue
-        if (
-            text
-            and (set_off or last_set_off)
-            and all(unicodedata.category(c)[0] in "LMN" for c in (text[-1][-1], piece[0]))
-        ):
-            text.append(" ")
-        text.append(piece)
-        last_set_off = set_off
-    return "".join(text)
+        done = switcher.switch(line, lang, None, (lang, line))
+        yield f"{lang}-{lang}", Pair(done.text, line, lang, lang, "all", "augment-mono"), done
 
 
-def code_switch(pair, lexicon, seed, rate, into):
-    """(the source of the pair with words replaced, number of words with a translation, number replaced)."""
-    key = "\x00".join((str(seed), pair.src_lang, pair.tgt_lang, pair.src, pair.tgt)).encode("utf-8")
-    # Only random() is used: it alone gives the same numbers in all versions of Python.
-    draw = random.Random(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest())).random
-    target = pair.tgt_lang if into == "target" else None
-    pieces, known, replaced = [], 0, 0
-    for piece, is_word in split_words(pair.src.lower(), pair.src_lang, lexicon):
-        options = lexicon.options(unicodedata.normalize("NFC", piece), pair.src_lang, target) if is_word else ()
-        if not options:
-            pieces.append((piece, False))
-            continue
-        known += 1
-        chance, which_language, which_word = draw(), draw(), draw()  # always three, so that rates nest
-        if chance >= rate:
-            pieces.append((piece, False))
-            continue
-        replaced += 1
-        language, words = options[int(which_language * len(options))]
-        pieces.append((words[int(which_word * len(words))], lexicon.languages[language].spaces))
-    return join_pieces(pieces), known, replaced
-
-
-def augment_block(block, args, lexicon):
-    """(lines to write, counts, written pairs per direction, rejects, bytes read) of one block of the input."""
-    pairs, _, rejects = parse_lines(block, lambda line: pair_of(json_object(line), {}))
-    counts, directions, lines = collections.Counter(records=len(pairs) + len(rejects)), collections.Counter(), []
-    for record in pairs:
-        uses = [record]
-        if args.both_directions and record.loss != "target":  # its source is not a sentence to learn
-            uses.append(
-                record._replace(src=record.tgt, tgt=record.src, src_lang=record.tgt_lang, tgt_lang=record.src_lang)
-            )
-        for pair in uses:
-            counts["pairs"] += 1
-            needed = {pair.src_lang, pair.tgt_lang} if args.into == "target" else {pair.src_lang}
-            if not needed <= lexicon.languages.keys():
-                counts["missing"] += 1
+def switch_piece(piece, sources, parser, switch):
+    """One piece of the corpus, in a worker."""
+    block = read_piece(piece, sources)
+    values, _, rejects = parse_lines(block, parser(sources[piece.source]))
+    counts, groups, lines = collections.Counter(records=len(values) + len(rejects)), collections.Counter(), []
+    pairs = missing = unchanged = known = replaced = 0
+    for value in values:
+        for group, pair, done in switch(value):
+            pairs += 1
+            if done is None:
+                missing += 1
                 continue
-            src, known, replaced = code_switch(pair, lexicon, args.seed, args.rate, args.into)
-            counts["known"] += known
-            counts["replaced"] += replaced
-            if not replaced:
-                counts["unchanged"] += 1
+            known += done.known
+            replaced += done.replaced
+            if not done.replaced:
+                unchanged += 1
                 continue
-            directions[f"{pair.src_lang}-{pair.tgt_lang}"] += 1
-            value = pair._replace(src=src, loss="target", origin="augment")._asdict()
-            lines.append(json.dumps(value, ensure_ascii=False) + "\n")
-    return "".join(lines).encode("utf-8"), counts, directions, rejects, block.size
+            groups[group] += 1
+            lines.append(pair._asdict())
+    counts.update(pairs=pairs, missing=missing, unchanged=unchanged, known=known, replaced=replaced)
+    lines = _encode_lines(lines)
+    return Done(piece.source, len(block.lines), block.size, block.digest, rejects, counts, groups, lines)
 
 
-def augment_pairs(args):
-    inputs = [fingerprint(path) for path in args.input]
-    sources = [fingerprint(args.lexicon), *inputs]
-    arguments = {
-        "seed": args.seed,
-        "rate": args.rate,
-        "into": args.into,
-        "both_directions": args.both_directions,
-    }
-    if already_done(args.output, arguments, sources):
-        print(f"{args.output}: complete, nothing to do")
-        return
+_encode_lines = msgspec.json.Encoder().encode_lines
 
-    lexicon = load_lexicon(args.lexicon)
-    if lexicon.chinese:
-        jieba_cutter()  # loaded once, before the processes are forked
-    counts, directions = collections.Counter(), collections.Counter()
-    rejects = Rejects(args.output)
-    progress = Progress(sum(source["size"] for source in inputs), "B", "augmenting")
-    augment = functools.partial(augment_block, args=args, lexicon=lexicon)
-    blocks = (block for path in args.input for block in read_blocks(path))
-    with replacing(args.output, f"{args.output}.manifest.json") as (output, manifest):
-        with open(output, "wb") as file:
-            for lines, counted, found, rejected, size in map_blocks(augment, blocks, args.workers):
-                file.write(lines)
-                counts += counted
-                directions += found
-                rejects.add(counted["records"], rejected)
-                progress.update(size)
-        progress.close()
+
+def pair_rows(source):
+    """A function that gives the Pair of a row of the source, or raises Unusable."""
+    read = record_reader(source)
+    return lambda row: pair_of(read(row), source.fields)
+
+
+def map_corpus(args, work, sources, rejects, what):
+    """Yield the Done of each piece of a corpus, or of the shard of --shard, in order; collect rejects on the way."""
+    number, count = getattr(args, "shard", None) or (0, 1)
+    parts = ranges(sources, number, count)
+    lines = first_lines(parts)
+    progress = Progress(sum(stop - start for _, _, start, stop in parts), "B", what)
+    for done in map_blocks(work, pieces(sources, number, count), args.workers):
+        before = lines.setdefault(done.source, 0)
+        lines[done.source] += done.read
+        moved = [dataclasses.replace(reject, line=reject.line + before) for reject in done.rejects]
+        rejects.add(done.counts["records"], moved)
+        yield done
+        progress.update(done.size)
+    progress.close()
+    if rejects.records or count == 1:  # of many shards, one may be empty
         rejects.judge(args.max_reject_rate)
-        realised = counts["replaced"] / counts["known"] if counts["known"] else 0.0
+
+
+def switch_corpus(args):
+    """The commands `pairs` and `mono`: one shard of a corpus, or all of it."""
+    pairs = args.command == "pairs"
+    names = ("src_lang", "tgt_lang") if pairs else ("lang",)
+    fields = {name: getattr(args, name) for name in names if getattr(args, name)}
+    targets = args.tgt if pairs else None
+    inputs = args.input or args.src
+    sources = find_sources(inputs, fields, args.field, args.columns, args.lang_pattern, targets)
+    number, count = args.shard or (0, 1)
+    parts = ranges(sources, number, count)
+    check_aligned(parts)
+    output = Path(args.output)
+    if args.shard:
+        output = output.with_name(shard_prefix(output.stem, number, count) + output.suffix)
+    names = ("seed", "rate", "hops", *(("into", "both_directions") if pairs else ()))
+    arguments = {"command": args.command, "shard": [number, count], "field": args.field, "columns": args.columns,
+                 "fields": fields, "lang_pattern": args.lang_pattern, "corpus": [source.path for source in sources],
+                 **{name: getattr(args, name) for name in names}}  # fmt: skip
+    lexicon_file = fingerprint(args.lexicon)
+    if os.path.lexists(output) and already_done(
+        output, FORMAT, arguments, [lexicon_file, *add_fingerprints(fingerprints(parts))]
+    ):
+        print(f"{output}: complete, nothing to do")
+        return
+
+    switcher = Switcher(load_lexicon(args.lexicon), args.seed, args.rate, args.hops)
+    if any(language in switcher.lexicon.number for language in ("zh", "zhtrad")):
+        jieba_cutter()  # loaded once, before the processes are forked
+    switch = functools.partial(switch_pair if pairs else switch_document, switcher=switcher, args=args)
+    parser = pair_rows if pairs else functools.partial(document_parser, args=args, clean=None)
+    work = functools.partial(switch_piece, sources=sources, parser=parser, switch=switch)
+    counts, groups, digests = collections.Counter(), collections.Counter(), collections.Counter()
+    rejects = Rejects(output)
+    with replacing(output, f"{output}.manifest.json") as (partial, manifest):
+        with open(partial, "wb") as file:
+            for done in map_corpus(args, work, sources, rejects, "augmenting"):
+                file.write(done.lines)
+                counts += done.counts
+                groups += done.groups
+                digests[done.source] += done.digest
+        digests = {number: digest for number, digest in digests.items() if sources[number].form == "lines"}
         write_manifest(
             manifest,
-            output,
-            kind="pairs",
+            partial,
+            FORMAT,
+            packages=["jieba"],
+            kind=args.command,
             records=rejects.records,
-            pairs=directions.total(),
-            directions=dict(sorted(directions.items())),
+            pairs=groups.total(),
+            directions=dict(sorted(groups.items())),
             nothing_replaced=counts["unchanged"] + counts["missing"],
             language_not_in_lexicon=counts["missing"],
             words_with_translation=counts["known"],
             words_replaced=counts["replaced"],
             rejects=dict(rejects.reasons),
             arguments=arguments,
-            sources=sources,
+            sources=[lexicon_file, *add_fingerprints(fingerprints(parts, digests))],
         )
+    realised = counts["replaced"] / counts["known"] if counts["known"] else 0.0
     print(
-        f"{args.output}: {directions.total():,} pairs written of {counts['pairs']:,}, nothing replaced in "
+        f"{output}: {groups.total():,} pairs written of {counts['pairs']:,}, nothing replaced in "
         f"{counts['unchanged'] + counts['missing']:,} ({counts['missing']:,} for a language not in the lexicon); "
         f"{counts['replaced']:,} of {counts['known']:,} words with a translation replaced ({realised:.1%}, --rate "
         f"{args.rate:.1%}); {rejects.reasons.total():,} rejects"
     )
 
 
+# ---- the lexicon's reach
+
+
+def reach_piece(piece, sources, parser, switcher):
+    """The counts (language, "words" or "known") of one piece of the corpus, in a worker."""
+    block = read_piece(piece, sources)
+    documents, _, rejects = parse_lines(block, parser(sources[piece.source]))
+    counts = collections.Counter(records=len(documents) + len(rejects))
+    for text, lang in documents:
+        words, known = switcher.reach(text, lang)
+        counts[lang, "words"] += words
+        counts[lang, "known"] += known
+    return Done(piece.source, len(block.lines), block.size, block.digest, rejects, counts)
+
+
+def report_reach(args):
+    fields = {"lang": args.lang} if args.lang else {}
+    sources = find_sources(args.input, fields, args.field, args.columns, args.lang_pattern)
+    arguments = {"command": "reach", "fields": fields, "field": args.field, "columns": args.columns,
+                 "lang_pattern": args.lang_pattern}  # fmt: skip
+    files = [fingerprint(args.lexicon), *add_fingerprints(fingerprints(ranges(sources, 0, 1)))]
+    if already_done(args.output, FORMAT, arguments, files):
+        print(f"{args.output}: complete, nothing to do")
+        return
+    switcher = Switcher(load_lexicon(args.lexicon))
+    parser = functools.partial(document_parser, args=args, clean=None)
+    work = functools.partial(reach_piece, sources=sources, parser=parser, switcher=switcher)
+    counts, rejects = collections.Counter(), Rejects(args.output)
+    for done in map_corpus(args, work, sources, rejects, "looking up"):
+        path = sources[done.source].path
+        counts.update({(path, *key): n for key, n in done.counts.items() if key != "records"})
+    rows = []
+    for path, lang in sorted({key[:2] for key in counts}):
+        unit = "letters" if switcher.longest_match(lang) else "words"
+        words, known = counts[path, lang, "words"], counts[path, lang, "known"]
+        rows.append({"corpus": path, "language": lang, "unit": unit, "words": words, "with_entry": known,
+                     "share": known / max(words, 1)})  # fmt: skip
+    with replacing(args.output, f"{args.output}.manifest.json") as (output, manifest):
+        output.write_text(json.dumps(rows, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        write_manifest(manifest, output, FORMAT, packages=["jieba"], kind="reach", rejects=dict(rejects.reasons),
+                       arguments=arguments, sources=files)  # fmt: skip
+    print(f"{'language':<10} {'of':<8} {'in all':>12} {'with entry':>12} {'share':>7}  corpus")
+    for row in rows:
+        print(f"{row['language']:<10} {row['unit']:<8} {row['words']:>12,} {row['with_entry']:>12,} "
+              f"{row['share']:>7.1%}  {row['corpus']}")  # fmt: skip
+
+
 def main():
     args = get_args()
-    {"lexicon": build_lexicon, "pairs": augment_pairs}[args.command](args)
+    commands = {"lexicon": build_lexicon, "pairs": switch_corpus, "mono": switch_corpus, "reach": report_reach,
+                "plan": algorithm1.plan, "fill": filling.fill}  # fmt: skip
+    commands[args.command](args)
 
 
 if __name__ == "__main__":

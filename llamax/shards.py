@@ -29,7 +29,16 @@ from llamax.languages import resolve
 from llamax.merge import merge_shards, report_dataset
 from llamax.records import Progress, Reject, Rejects, map_blocks, parse_lines
 from llamax.shard_files import language_pair
-from llamax.sources import LinePiece, add_fingerprints, check_aligned, fingerprints, first_lines, pieces, ranges
+from llamax.sources import (
+    LinePiece,
+    add_fingerprints,
+    check_aligned,
+    fingerprints,
+    first_lines,
+    pieces,
+    ranges,
+    read_piece,
+)
 
 SHARD_BYTES = 1 << 30  # of input: a run without --shard makes its own, so that it resumes after each
 
@@ -292,9 +301,7 @@ def _encode_piece(piece, sources, parser, at_once, encode):
                 digest,
             )
             return done
-    block = piece.read(*known)
-    if source.header is not None:  # of a .tsv, wherever files were joined: no record
-        block.lines[:] = [b"" if row == source.header else row for row in block.lines]
+    block = read_piece(piece, sources, *known)
     values, lines, rejects = parse_lines(block, parser(source))
     done = encode(values, lines)
     rejects += [dataclasses.replace(reject, path=block.path) for reject in done.rejects]

@@ -222,6 +222,16 @@ def _lines(data, first):
     return [line.removesuffix(b"\r") for line in lines] if b"\r" in data else lines
 
 
+def read_piece(piece, sources, *known):
+    """The Block of a piece; the line that names a .tsv's columns is blank, wherever files were joined. `known` is what
+    read_bytes gave."""
+    block = piece.read(*known)
+    header = sources[piece.source].header
+    if header is not None:
+        block.lines[:] = [b"" if row == header else row for row in block.lines]
+    return block
+
+
 def pieces(sources, shard, shards):
     """Yield the pieces of one shard, in order."""
     for number, source, start, stop in ranges(sources, shard, shards):
