@@ -13,7 +13,6 @@ What a word is, and how words are joined again (the paper says: spaces, and jieb
   stays as it was written, in lower case.
 """
 
-import array
 import collections
 import functools
 import hashlib
@@ -28,8 +27,8 @@ from typing import NamedTuple
 import numpy as np
 
 CHINESE_SCRIPTS = ("Hans", "Hant", "Hani")
-MOST_TOKENS = 1 << 18  # whose translations are remembered, for two languages
-MOST_NUMBERS = 1 << 24  # translations remembered in all, 64 MiB
+REMEMBERED_BYTES = 128 << 20  # of tokens and their translations, about; then all are forgotten
+TOKEN_BYTES = 250  # one that is no word, in a dict
 
 # A unit is what no word may begin or end inside of: a syllable as it is written, or a Latin word or number, which
 # would otherwise lose its middle to a short loan word of the same letters. The text is in lower case.
@@ -56,14 +55,17 @@ class Switcher:
         """Args: rate: the probability of replacing a word that has a translation other than itself; hops: see
         Lexicon.translations."""
         self.lexicon, self.seed, self.rate, self.hops = lexicon, seed, rate, hops
-        self.words = _Remembered(lexicon.word)
-        self.options = {}  # {(language, target): what is known of its tokens}
-        self.numbers = 0
+        self.forget()
         chinese = [code for code, row in lexicon.languages.items() if row.script in CHINESE_SCRIPTS]
         self.divide = dict.fromkeys(chinese, _divide_chinese)
         for code, row in lexicon.languages.items():
             if not row.spaces and code not in chinese:
                 self.divide[code] = LongestMatch(lexicon.words(code))
+
+    def forget(self):
+        self.words = _Remembered(self.lexicon.word)
+        self.options = {}  # {(language, target): what is known of its tokens}
+        self.bytes = 0
 
     def switch(self, text, language, target=None, key=()):
         """The Switched of a text.
@@ -91,9 +93,7 @@ class Switcher:
         for i, (before, after, numbers, starts) in found:
             chance, which_language, which_word = draw(), draw(), draw()
             if chance < rate:
-                k = int(which_language * (len(starts) - 1))
-                start = starts[k]
-                number = numbers[start + int(which_word * (starts[k + 1] - start))]
+                number = _pick(numbers, starts, which_language, which_word)
                 pieces[i] = f"{before}{words[number]}{after}"
                 replaced += 1
         return Switched(space.join(pieces), len(found), replaced)
@@ -113,8 +113,7 @@ class Switcher:
                 pieces.append((piece, False))
                 continue
             before, after, numbers, starts = option
-            k = int(which_language * (len(starts) - 1))
-            number = numbers[starts[k] + int(which_word * (starts[k + 1] - starts[k]))]
+            number = _pick(numbers, starts, which_language, which_word)
             pieces += (before, False), (self.words[number], self._set_off(number)), (after, False)
             replaced += 1
         return Switched(join_pieces(pieces), known, replaced)
@@ -125,23 +124,21 @@ class Switcher:
         return random.Random(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest())).random
 
     def _set_off(self, number):
-        i = int(self.lexicon.language_starts.searchsorted(number, side="right")) - 1
-        return self.lexicon.languages[self.lexicon.codes[i]].spaces
+        return self.lexicon.languages[self.lexicon.codes[self.lexicon.word_languages.item(number)]].spaces
 
     def _options(self, language, target):
         """{token: (what stands before the word, what stands after it, the numbers of its translations, where each
         language begins among them and the end); None if it has no translation; False if it is no word}."""
-        if self.numbers > MOST_NUMBERS:
-            self.options, self.numbers = {}, 0
+        if self.bytes + len(self.words) * TOKEN_BYTES > REMEMBERED_BYTES:
+            self.forget()
         options = self.options.get((language, target))
         if options is None:
             look_up = functools.partial(self._look_up, language=language, target=target)
             options = self.options[language, target] = _Remembered(look_up)
-        elif len(options) > MOST_TOKENS:
-            options.clear()
         return options
 
     def _look_up(self, token, language, target):
+        self.bytes += TOKEN_BYTES
         start, end = inner(token)
         if start == end or token.isspace():
             return False
@@ -151,11 +148,12 @@ class Switcher:
         numbers = self.lexicon.translations(number, language, target, self.hops)
         if not len(numbers):
             return None
-        self.numbers += len(numbers)
-        languages = np.searchsorted(self.lexicon.language_starts, numbers, side="right")
-        starts = np.concatenate([[0], np.flatnonzero(np.diff(languages)) + 1, [len(numbers)]])
-        small = (array.array("I", values.astype(np.uint32).tobytes()) for values in (numbers, starts))
-        return token[:start], token[end:], *small
+        languages = self.lexicon.word_languages[numbers]
+        ends = np.flatnonzero(languages[1:] != languages[:-1]) + 1
+        starts = np.zeros(len(ends) + 2, np.uint32)
+        starts[1:-1], starts[-1] = ends, len(numbers)
+        self.bytes += TOKEN_BYTES + numbers.nbytes + starts.nbytes
+        return token[:start], token[end:], numbers, starts
 
     def longest_match(self, language):
         """Whether the words of a language are found by longest match."""
@@ -177,6 +175,12 @@ class Switcher:
         return len(found) - found.count(False), sum(map(bool, found))
 
 
+def _pick(numbers, starts, which_language, which_word):
+    k = int(which_language * (len(starts) - 1))
+    start, end = starts.item(k), starts.item(k + 1)
+    return numbers.item(start + int(which_word * (end - start)))
+
+
 class _Remembered(dict):
     """A function of one argument whose values are kept."""
 
@@ -186,8 +190,6 @@ class _Remembered(dict):
 
     def __missing__(self, key):
         value = self[key] = self.function(key)
-        if len(self) > 2 * MOST_TOKENS:
-            self.clear()
         return value
 
 

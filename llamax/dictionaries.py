@@ -18,7 +18,7 @@ from llamax.lexicon import clean
 from llamax.records import Unusable, parse_lines, read_blocks, usable_text
 
 FORMS = ("muse", "panlex", "list")
-SAMPLE_BYTES = 1 << 16  # enough to tell the script a dictionary is written in
+SAMPLE_BYTES = 1 << 14  # enough to tell the script a dictionary is written in
 # Written in these Unicode scripts; all others in the one of their own code.
 UNICODE_SCRIPTS = {"Hans": ("Hani",), "Hant": ("Hani",), "Jpan": ("Hani", "Hira", "Kana"), "Kore": ("Hang", "Hani"),
                    "Hanb": ("Hani", "Bopo"), "Hrkt": ("Hira", "Kana"), "Aran": ("Arab",)}  # fmt: skip

@@ -25,13 +25,15 @@ from llamax.languages import resolve
 from llamax.records import read_blocks
 
 FORMAT = 1  # of the index
+INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"  # joiners and direction marks: at an end, they say nothing
 # In the order in which they stand in the index: the larger items first keeps each array aligned.
 ARRAYS = {
     "hashes": np.uint64,  # of (language, word), sorted
     "text_starts": np.uint64,  # [words + 1]: the word's bytes in `text`
     "hash_words": np.uint32,  # the word of each hash
     "same_text": np.uint32,  # [words]: the first word, in whatever language, that is written the same
-    "language_starts": np.uint32,  # [languages + 1]: words are numbered by language, then alphabetically
+    "word_languages": np.uint32,  # [words]: words are numbered by language, then alphabetically
+    "language_starts": np.uint32,  # [languages + 1]
     "entry_starts": np.uint32,  # [entries + 1]
     "entry_words": np.uint32,  # the words of each entry, in order
     "word_starts": np.uint32,  # [words + 1]
@@ -43,7 +45,7 @@ ARRAYS = {
 
 def clean(text):
     """A dictionary's entry as it is stored and looked up."""
-    return unicodedata.normalize("NFC", " ".join(text.lower().split()))
+    return unicodedata.normalize("NFC", " ".join(text.lower().strip(INVISIBLE).split()))
 
 
 def load_lexicon(path):
@@ -130,6 +132,7 @@ def index_of(entries, digest=""):
         "hash_words": order,
         "text_starts": np.cumsum([0, *map(len, encoded)]),
         "same_text": [first.setdefault(text, i) for i, text in enumerate(texts)],
+        "word_languages": np.repeat(np.arange(len(languages)), np.diff(starts)),
         "language_starts": starts,
         "entry_starts": np.searchsorted(by_entry[0], np.arange(len(heads) + 1)),
         "entry_words": by_entry[1],
@@ -196,7 +199,11 @@ class Lexicon:
 
     def word(self, number):
         """The text of a word."""
-        return str(self._text[int(self.text_starts[number]) : int(self.text_starts[number + 1])], "utf-8")
+        return str(self._bytes(number), "utf-8")
+
+    def _bytes(self, number):
+        starts = self.text_starts
+        return self._text[starts.item(number) : starts.item(number + 1)]
 
     def words(self, language):
         """The texts of all words of a language."""
@@ -205,14 +212,13 @@ class Lexicon:
 
     def find(self, text, language):
         """The number of a word, or None."""
-        digest = np.uint64(xxhash.xxh3_64_intdigest(_key(language, text)))
-        i = int(self.hashes.searchsorted(digest))
-        while i < len(self.hashes) and self.hashes[i] == digest:
-            number = int(self.hash_words[i])
-            if self.word(number) == text:  # two words may have one hash, and so may two languages
-                first, end = self.language_starts[self.number[language] : self.number[language] + 2]
-                if first <= number < end:
-                    return number
+        digest, encoded = xxhash.xxh3_64_intdigest(_key(language, text)), text.encode("utf-8")
+        i = int(self.hashes.searchsorted(np.uint64(digest)))
+        while i < len(self.hashes) and self.hashes.item(i) == digest:
+            number = self.hash_words.item(i)
+            # Two words may have one hash.
+            if self._bytes(number) == encoded and self.word_languages.item(number) == self.number[language]:
+                return number
             i += 1
         return None
 
@@ -227,19 +233,20 @@ class Lexicon:
         Returns: uint32 [n], sorted: grouped by language.
         """
         own = self.number[language]
-        entries = self.word_entries[self.word_starts[number] : self.word_starts[number + 1]]
-        found = np.unique(self._slices(self.entry_words, self.entry_starts, entries)[0])
+        entries = self.word_entries[self.word_starts.item(number) : self.word_starts.item(number + 1)]
+        starts = self.entry_starts
+        found = [self.entry_words[starts.item(entry) : starts.item(entry + 1)] for entry in entries.tolist()]
+        found = found[0] if len(found) == 1 else np.unique(np.concatenate(found))
         if hops == 2:
             found = np.union1d(found, self._second_hop(found, own))
-        if target is not None:
-            low, high = self.language_starts[self.number[target] : self.number[target] + 2]
-            found = found[(found >= low) & (found < high)]
-        low, high = self.language_starts[own : own + 2]
-        return found[((found < low) | (found >= high)) & (self.same_text[found] != self.same_text[number])]
+        kept = self.same_text[found] != self.same_text.item(number)
+        if target is None:
+            return found[kept & (self.word_languages[found] != own)]
+        return found[kept & (self.word_languages[found] == self.number[target])] if target != language else found[:0]
 
     def _second_hop(self, words, own):
         """What words of third languages lead to: whatever shares an entry with one and is of another language."""
-        languages = self._language_of(words)
+        languages = self.word_languages[words]
         words, languages = words[languages != own], languages[languages != own]
         entries, lengths = self._slices(self.word_entries, self.word_starts, words)
         if not len(entries):
@@ -249,10 +256,7 @@ class Lexicon:
         entries, first, ways = np.unique(entries, return_index=True, return_counts=True)
         only = np.where(ways == 1, via[first], -1)
         found, lengths = self._slices(self.entry_words, self.entry_starts, entries)
-        return np.unique(found[self._language_of(found) != np.repeat(only, lengths)])
-
-    def _language_of(self, words):
-        return np.searchsorted(self.language_starts, words, side="right") - 1
+        return np.unique(found[self.word_languages[found] != np.repeat(only, lengths)])
 
     @staticmethod
     def _slices(values, starts, which):

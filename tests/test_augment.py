@@ -1,6 +1,7 @@
 """Step 1 and step 2 of the augmentation, by examples worked by hand, by a slow reference, and as commands."""
 
 import collections
+import gzip
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamax.codeswitch import LongestMatch, Switcher
-from llamax.dictionaries import find_dictionary, languages_of, parse_entry
+from llamax.dictionaries import find_dictionary, languages_of, noise, parse_entry, script_of
 from llamax.files import InputError
 from llamax.lexicon import Lexicon, clean, load_lexicon
 from llamax.records import Unusable
@@ -139,10 +140,60 @@ def test_entry_of_a_line(line, form, expected):
         ("en_bam_Latn", ["en", "bam_Latn"]),
         ("en-zho_simpl", ["en", "zh"]),
         ("en-tgk-Cyrl", ["en", "tg"]),
+        ("en_bm-Nkoo", ["en", "bam_Nkoo"]),
+        ("en_ms-Arab", ["en", "msa_Arab"]),
+        ("en_yo", ["en", "yo"]),
     ],
 )
 def test_languages_of_a_name(name, expected):
     assert languages_of(name, "") == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "sample", "expected"),
+    [
+        ("en-bm", "dog\twulu\n", ["en", "bam_Latn"]),
+        ("en_ti", "dog\tከልቢ\n", ["en", "tir_Ethi"]),
+        ("ti-en", "ከልቢ\tdog\n", ["tir_Ethi", "en"]),
+        ("en_ber", "dog\tⴰⵢⴷⵉ\nTV\ttv\n", ["en", "ber_Tfng"]),
+        ("en_ar-MA", "dog\tكلب\n", ["en", "ary_Arab"]),  # Moroccan, not Standard Arabic
+        ("en_fa-AF", "dog\tسگ\n", ["en", "prs_Arab"]),
+        ("en_apd-SD", "dog\tكلب\n", ["en", "apd_Arab"]),
+        ("en_yue", "dog\t狗\n", ["en", "yue_Hani"]),
+        ("en_iu", "", ["en", "iku_Latn"]),
+    ],
+)
+def test_script_of_a_language_outside_the_table_is_that_of_its_dictionary(name, sample, expected):
+    assert languages_of(name, "", sample.encode()) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("", "Latn"), ("123 !", "Latn"), ("ab где", "Cyrl"), ("ある本", "Hira"), ("日本の", "Hani"), ("한국", "Hang")],
+)
+def test_script_of_a_text(text, expected):
+    assert script_of(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("word", "language", "expected"),
+    [
+        ("maison", "fr", None),
+        ("123", "fr", "no letter"),
+        ("...", "th", "no letter"),
+        ("pike (verb)", "lg", "annotated"),
+        ("او（مونث）", "ur", "annotated"),
+        ("house", "th", "other script"),
+        ("tv จอ", "th", None),
+        ("ハウス", "ja", None),
+        ("家", "ja", None),
+        ("家", "zhtrad", None),
+        ("집", "ko", None),
+        ("дом", "zh", "other script"),
+    ],
+)
+def test_noise(word, language, expected):
+    assert noise(word, language) == expected
 
 
 @pytest.mark.parametrize(
@@ -256,6 +307,95 @@ def test_options():
     assert options(HELLO, "hallo", "fr") == ()
     assert options(HELLO, "hello", "en", "en") == ()
     assert options(HELLO, "hello", "en", "ta") == ()
+
+
+def test_two_hops_lead_through_a_third_language():
+    """The paper's dog → chien → Hund, with an ambiguous word between: avocat is a lawyer and a fruit."""
+    lexicon = Lexicon.of(
+        {
+            "avocado": {"fr": ["avocat"], "de": ["avocado"]},
+            "lawyer": {"fr": ["avocat"], "de": ["anwalt"], "es": ["abogado"]},
+            "attorney": {"es": ["abogado"], "th": ["ทนาย"]},
+            "dog": {"de": ["hund"], "fr": ["chien"]},
+            "hound": {"de": ["hund"]},
+            "cur": {"de": ["köter"], "fr": ["chien"]},
+        }
+    )
+    assert options(lexicon, "avocado", "en") == (("de", ("avocado",)), ("fr", ("avocat",)))[1:]
+    assert options(lexicon, "avocado", "en", hops=2) == (("de", ("anwalt",)), ("es", ("abogado",)), ("fr", ("avocat",)))
+    assert options(lexicon, "attorney", "en", "de", hops=1) == ()
+    assert options(lexicon, "attorney", "en", "de", hops=2) == (("de", ("anwalt",)),)  # by way of abogado
+    # chien → köter: by way of English only what an entry says at once; cur is not reached from hund.
+    assert options(lexicon, "dog", "en", "de") == (("de", ("hund",)),)
+    assert options(lexicon, "dog", "en", "de", hops=2) == (("de", ("hund", "köter")),)  # by way of chien
+    assert options(lexicon, "hund", "de", "fr", hops=2) == (("fr", ("chien",)),)
+    # No third language between a word and what English alone leads to.
+    assert options(lexicon, "hound", "en", "fr", hops=2) == (("fr", ("chien",)),)  # by way of hund
+    assert options(lexicon, "köter", "de", "en", hops=2) == (("en", ("cur", "dog")),)  # by way of chien
+
+
+@untimed
+@given(st.data())
+def test_two_hops_against_following_every_path(data):
+    words = st.text("ab", min_size=1, max_size=1)
+    rows = data.draw(
+        st.lists(
+            st.tuples(st.text("abc", min_size=1, max_size=1), st.sampled_from(["fr", "de", "es"]), words),
+            min_size=1,
+            max_size=12,
+        )
+    )
+    entries = {}
+    for head, language, word in rows:
+        entries.setdefault(head, {}).setdefault(language, []).append(word)
+    lexicon = Lexicon.of(entries)
+    sets = [{("en", head), *((code, word) for code, found in entry.items() for word in found)}
+            for head, entry in entries.items()]  # fmt: skip
+
+    def shares(item, other):
+        return any(item in entry and other in entry for entry in sets)
+
+    everything = set().union(*sets)
+    for language, word in everything:
+        one = {other for other in everything if other[0] != language and shares((language, word), other)}
+        two = one | {
+            other for via in one for other in everything if other[0] not in (language, via[0]) and shares(via, other)
+        }
+        for hops, expected in ((1, one), (2, two)):
+            found = {(code, text) for code, texts in options(lexicon, word, language, hops=hops) for text in texts}
+            assert found == {other for other in expected if other[1] != word}
+
+
+def test_the_dictionary_with_more_entities_unless_joined(tmp_path):
+    (tmp_path / "en-fr.txt").write_text("dog chien\ndog chienne\ncat chat\nhouse house\n", encoding="utf-8")
+    (tmp_path / "en_fr.tsv").write_text("dog\tchien\ndog\tcabot\n", encoding="utf-8")
+    (tmp_path / "eng_deu_lexicon.txt").write_text("dog\thund\ncat\t(die) katze\n", encoding="utf-8")
+    (tmp_path / "en_de.tsv").write_text("dog\tköter\ndog\ttöle\ndog\twauwau\n", encoding="utf-8")
+    args = ["--muse", tmp_path / "en-fr.txt", "--list", tmp_path / "en_fr.tsv", tmp_path / "en_de.tsv"]
+    args += ["--panlex", tmp_path / "eng_deu_lexicon.txt"]
+    found = {}
+    for name, extra in {"default": [], "joined": ["--join"], "clean": ["--join", "--drop-noise"]}.items():
+        output = tmp_path / f"{name}.jsonl"
+        succeed("lexicon", *args, *extra, "--output", output)
+        entries = {row["en"]: row["translations"] for row in read_jsonl(output)}
+        found[name] = entries, json.loads(Path(f"{output}.manifest.json").read_text(encoding="utf-8"))["languages"]
+    assert found["default"][0] == {
+        "cat": {"fr": ["chat"]},
+        "dog": {"de": ["köter", "töle", "wauwau"], "fr": ["chien", "chienne"]},
+        "house": {"fr": ["house"]},
+    }
+    assert found["default"][1]["de"]["left_out"] == {"panlex": 2}
+    assert found["default"][1]["fr"] == {
+        "dictionaries": ["muse"], "words": 4, "pairs": 4, "identity": 1, "noise": {}, "left_out": {"list": 2}
+    }  # fmt: skip
+    assert found["joined"][0]["dog"] == {"de": ["hund", "köter", "töle", "wauwau"], "fr": ["cabot", "chien", "chienne"]}
+    assert found["joined"][0]["cat"] == {"de": ["(die) katze"], "fr": ["chat"]}
+    assert found["joined"][1]["de"]["dictionaries"] == ["panlex", "list"]
+    assert found["clean"][0]["cat"] == {"fr": ["chat"]}
+    assert found["clean"][1]["de"] == {
+        "dictionaries": ["panlex", "list"], "words": 4, "pairs": 4, "identity": 0, "noise": {"annotated": 1},
+        "left_out": {},
+    }  # fmt: skip
 
 
 # ---- step 2
@@ -570,9 +710,48 @@ def test_second_run_does_nothing_and_other_arguments_are_refused(tmp_path):
     assert "bytes, its manifest says" in command(*args).stderr
 
 
+def test_mono_pairs_each_line_with_its_original(tmp_path):
+    lexicon = write_entries(tmp_path / "lexicon.jsonl", {"hello": {"fr": ["bonjour"]}, "world": {"fr": ["monde"]}})
+    source = tmp_path / "mono.jsonl"
+    rows = [{"text": " Hello, World!\n\nNothing here\r\nBig World ", "lang": "en"}, {"text": "Monde", "lang": "fr"},
+            {"text": "Hola", "lang": "es"}]  # fmt: skip
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    output = tmp_path / "out.jsonl"
+    printed = succeed("mono", "--lexicon", lexicon, "--input", source, "--output", output, "--workers", 1)
+    assert "3 pairs written of 5, nothing replaced in 2 (1 for a language not in the lexicon)" in printed
+    common = {"loss": "all", "origin": "augment-mono"}
+    assert read_jsonl(output) == [
+        {"src": "bonjour, monde!", "tgt": "Hello, World!", "src_lang": "en", "tgt_lang": "en"} | common,
+        {"src": "big monde", "tgt": "Big World", "src_lang": "en", "tgt_lang": "en"} | common,
+        {"src": "world", "tgt": "Monde", "src_lang": "fr", "tgt_lang": "fr"} | common,
+    ]
+
+
+def test_pairs_of_aligned_and_compressed_files(tmp_path):
+    lexicon = write_entries(tmp_path / "lexicon.jsonl", ENTRIES)
+    (tmp_path / "a.en").write_text("Hello\nWorld\n", encoding="utf-8")
+    (tmp_path / "a.fr").write_text("Bonjour\nMonde\n", encoding="utf-8")
+    rows = [pair("Hello", "en", "fr", tgt="Bonjour"), pair("World", "en", "fr", tgt="Monde")]
+    lines = "".join(json.dumps(p._asdict()) + "\n" for p in rows)
+    with gzip.open(tmp_path / "a.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.write(lines)
+    outputs = []
+    for inputs in (
+        ["--src", tmp_path / "a.en", "--tgt", tmp_path / "a.fr", "--src-lang", "en", "--tgt-lang", "fr"],
+        ["--input", tmp_path / "a.jsonl.gz"],
+    ):
+        outputs.append(tmp_path / f"{len(outputs)}.jsonl")
+        args = ["--lexicon", lexicon, "--output", outputs[-1], "--rate", 1, "--into", "target", "--workers", 1]
+        succeed("pairs", *args, *inputs)
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+    assert [row["src"] for row in read_jsonl(outputs[0])] == ["bonjour", "monde"]
+
+
 ERRORS = {
     "a missing input": (["--input", "nowhere.jsonl"], "--input nowhere.jsonl: does not exist; check the path"),
     "a rate above 1": (["--rate", "1.5"], "--rate 1.5: expected a share from 0 to 1"),
+    "two kinds of input": (["--src", "pairs.jsonl"], "--input, --src, --tgt: expected --input, or as many files"),
+    "a shard too many": (["--shard", "2/2"], "--shard 2/2: expected a number below 2"),
     "a rate that is no number": (["--rate", "nan"], "--rate nan: expected a share from 0 to 1"),
     "no workers": (["--workers", "0"], "--workers 0: expected at least 1"),
     "a dictionary as lexicon": (["--lexicon", "en-fr.txt"], "--lexicon en-fr.txt line 1: found 'hello bonjour'"),
