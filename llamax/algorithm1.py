@@ -13,7 +13,7 @@ by a translation model (`augment.py fill`). The paper leaves open what it is tha
                sentence.
 
 "No augmentation for translations involving high-resource languages" (section 2.2) is --high-resource; the paper does
-not list them. Nothing in it says that English is one: then nothing would be left to fill by language.
+not list them. English is none of them unless it is named: all that is made here is made from English.
 
 Section 2.1 also repeats language pairs with fewer than 25,000 sentence pairs three times. preprocess_parallel.py does
 that; the plan only tells where. It decides by what it is given, so make the filled pairs a dataset of their own, with
@@ -90,7 +90,7 @@ def read_counts(path):
             columns = reader.fieldnames or ()
             names = ("src", "tgt", "pairs") if "pairs" in columns else ("lang", "para")
             if not {*names} <= {*columns}:
-                raise ValueError(f"columns {', '.join(columns)}; expected lang, para or src, tgt, pairs")
+                raise ValueError(f"columns {', '.join(columns) or 'none'}; expected lang, para or src, tgt, pairs")
             for row in reader:
                 *codes, n = (row[name] for name in names)
                 codes, n = [resolve(code).code for code in codes], int(n or "")
@@ -101,7 +101,7 @@ def read_counts(path):
                 else:
                     totals[codes[0]] = n
         except (InputError, ValueError, csv.Error) as error:  # UnicodeDecodeError is a ValueError
-            raise InputError(f"--counts {path} line {reader.line_num}: {error}; correct the file") from None
+            raise InputError(f"--counts {path} line {reader.line_num or 1}: {error}; correct the file") from None
     return (totals, None) if "pairs" not in columns else (sum_by_language(pairs), pairs)
 
 

@@ -5,7 +5,7 @@
     ct2-transformers-converter --model nllb-200-1.3B --output_dir nllb-ct2 --quantization float16
     python augment.py fill --plan plan.json --english news.en.gz --mono en.jsonl.zst --model nllb-200-1.3B \\
         --ctranslate2 nllb-ct2 --output data/filled.jsonl
-    python augment.py pairs --lexicon lexicon.jsonl --input data/filled.jsonl --both-directions --output data/switched.jsonl
+    python augment.py pairs --lexicon lexicon.jsonl --input data/filled.jsonl --both-directions --output switched.jsonl
 
 The sentences are those of --english that --mono has not (llamax/reserve.py). The paper's model is Lego-MT; any
 M2M-100, NLLB-200, mBART-50 or MADLAD-400 of `transformers` will do that has the languages (llamax/translation.py).
@@ -100,14 +100,13 @@ def fill(args):
     if not rows:
         raise InputError(f"--plan {args.plan}: asks for no sentences, as nothing lacks any; leave this step out")
     files = [fingerprint(args.plan), *(row for name in (args.english, args.mono) for row in corpus_files(name))]
-    files += [fingerprint(path) for folder in (args.model, args.ctranslate2) for path in model_files(folder)]
+    files += [fingerprint(path) for path in model_files(args)]
     wanted = {"arguments": {name: getattr(args, name) for name in ARGUMENTS}, "sources": files}
     wanted["arguments"]["ctranslate2"] = bool(args.ctranslate2)
 
     parts = Path(f"{args.output}.parts")
     begun = read_parts(parts, wanted)
-    joined = Path(f"{args.output}.manifest.json").exists()  # the last file of all; until then, the output is half-way
-    if (joined or not begun) and already_done(args.output, FORMAT, **wanted):
+    if not (begun and lacks_manifest_only(args.output, parts)) and already_done(args.output, FORMAT, **wanted):
         shutil.rmtree(parts, ignore_errors=True)
         print(f"{args.output}: complete, nothing to do")
         return
@@ -126,12 +125,11 @@ def corpus_files(sources):
     return fingerprints(ranges(sources, 0, 1))
 
 
-def model_files(folder):
-    """What a model consists of: its configuration, vocabulary and weights."""
-    found = sorted(folder.iterdir()) if folder else []
-    suffixes = (".json", ".txt", ".model", ".safetensors", ".bin")
-    # Beside safetensors, the same weights as a pickle are never read.
-    return [path for path in found if path.suffix in suffixes and not path.name.startswith("pytorch_model")]
+def model_files(args):
+    """Configuration, vocabulary and weights of the model that translates."""
+    read = (".json", ".txt", ".model") if args.ctranslate2 else (".json", ".txt", ".model", ".safetensors")
+    converted = sorted(args.ctranslate2.iterdir()) if args.ctranslate2 else []
+    return [path for path in sorted(args.model.iterdir()) if path.suffix in read] + converted
 
 
 def read_parts(parts, wanted):
@@ -149,12 +147,19 @@ def read_parts(parts, wanted):
     return found
 
 
+def lacks_manifest_only(output, parts):
+    """Whether the run was killed between the renaming of its two last files."""
+    if os.path.lexists(f"{output}.manifest.json") or not os.path.isfile(output):
+        return False
+    return os.path.getsize(output) == sum(path.stat().st_size for path in parts.glob("*.jsonl"))
+
+
 def choose(args, rows, parts, wanted):
     """Choose the sentences of each row and write them to PARTS/NAME.txt, by rank; returns what PARTS/parts.json says,
     which is written last."""
     rejects = Rejects(args.output)
     with flagged("--mono"):
-        mono = mono_keys(args.mono, rejects) if args.mono else mono_keys([], rejects)
+        mono = mono_keys(args.mono, rejects)
     needed = {row["fills"]: row["sentences"] for row in rows}
     with flagged("--english"):
         chosen, counts = choose_sentences(args.english, mono, needed, args.seed, args.max_chars, rejects)
@@ -233,9 +238,10 @@ def write_output(output, rows, parts, done, translator, english, wanted):
             **wanted,
         )
     shutil.rmtree(parts)
-    short = ", ".join(f"{name} {n:,}" for name, n in missing.items())
+    lost = f"{sum(unusable.values()):,} translations could not be used"
+    if missing:
+        lost += " and none are left in their place: " + ", ".join(f"{name} lacks {n:,}" for name, n in missing.items())
     print(
-        f"{output}: {total:,} pairs of {len(done):,} language pairs; {sum(unusable.values()):,} translations could not "
-        f"be used, {f'and for lack of further sentences these are missing: {short}' if short else 'others took their place'}; "
-        f"of {english['read']:,} English sentences {english['in_mono']:,} are in --mono, {english['too_long']:,} too long"
+        f"{output}: {total:,} pairs of {len(done):,} language pairs; {lost}; of {english['read']:,} English sentences "
+        f"{english['in_mono']:,} are in --mono, {english['too_long']:,} are too long"
     )

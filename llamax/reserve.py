@@ -18,7 +18,7 @@ import xxhash
 
 from llamax.files import InputError
 from llamax.records import Progress, Unusable, language_field, parse_lines, text_field
-from llamax.sources import pieces, record_reader
+from llamax.sources import pieces, read_piece, record_reader
 
 SPARE = 100  # and a tenth: sentences chosen beyond those asked for, should some translations be unusable
 PRUNED = 1 << 18  # sentences held before the first look for those that are no longer needed
@@ -44,9 +44,8 @@ def english_texts(sources, rejects, what):
     lines_before = collections.Counter()  # in the pieces of each source that have been read
     progress = Progress(sum(source.size for source in sources), "B", what)
     for piece in pieces(sources, 0, 1):
-        source, block = sources[piece.source], piece.read()
-        rows = [b"" if row == source.header else row for row in block.lines] if source.header else block.lines
-        read = record_reader(source)
+        block = read_piece(piece, sources)
+        read = record_reader(sources[piece.source])
 
         def parse(row, read=read):
             record = read(row)
@@ -58,18 +57,22 @@ def english_texts(sources, rejects, what):
                 english = False
             return text_field(record, "text") if english else None
 
-        texts, _, rejected = parse_lines(dataclasses.replace(block, lines=rows), parse)
+        texts, _, rejected = parse_lines(block, parse)
         before = lines_before[piece.source]
         rejects.add(len(texts) + len(rejected), [dataclasses.replace(one, line=one.line + before) for one in rejected])
-        lines_before[piece.source] += len(rows)
+        lines_before[piece.source] += len(block.lines)
         progress.update(block.size)
         yield [text for text in texts if text is not None]
     progress.close()
 
 
+def text_hash(text, seed=0):
+    return xxhash.xxh3_64_intdigest(text.encode("utf-8"), seed % 2**64)
+
+
 def sentence_key(text):
     """A hash of what a sentence is, whatever its case and white space."""
-    return xxhash.xxh3_64_intdigest(" ".join(text.split()).lower())
+    return text_hash(" ".join(text.split()).lower())
 
 
 def mono_keys(sources, rejects):
@@ -102,7 +105,7 @@ class Smallest:
 
     def __init__(self, name, count):
         self.name, self.limit = name, count + count // 10 + SPARE
-        self.salt = np.uint64(xxhash.xxh3_64_intdigest(name))
+        self.salt = np.uint64(text_hash(name))
         self.kept, self.highest = [], np.uint64(2**64 - 1)
         self.size = 0
 
@@ -152,7 +155,7 @@ def choose_sentences(sources, mono, wanted, seed, max_chars, rejects):
         known = contained(np.fromiter(map(sentence_key, short), np.uint64, len(short)), mono)
         counts.update(read=len(lines), too_long=len(lines) - len(short), in_mono=int(known.sum()))
         usable = [line for line, out in zip(short, known.tolist(), strict=True) if not out]
-        hashes = np.fromiter((xxhash.xxh3_64_intdigest(line, seed % 2**64) for line in usable), np.uint64, len(usable))
+        hashes = np.fromiter((text_hash(line, seed) for line in usable), np.uint64, len(usable))
         taken = np.zeros(len(usable), bool)
         for row in rows:
             taken |= row.offer(hashes)

@@ -16,11 +16,12 @@ from llamax.files import InputError, extra, read_json
 from llamax.languages import resolve
 
 _TOKENS_OF_SIDES = re.compile(r"__(\w+?)__|([a-z]{3}_[A-Z][a-z]{3})|([a-z]{2,3})_[A-Z]{2}")
+_KEPT = ("decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id", "forced_eos_token_id")
 _TOKENS_BEFORE_SOURCE = re.compile(r"<2(\w+)>")
 
 
 class Translator:
-    """A model that is loaded. `packages`: what its translations depend on, for manifests."""
+    """A model: its tokenizer at once, its weights after load(), which also says on which `packages` it depends."""
 
     def __init__(self, folder, ctranslate2=None, device="auto", dtype=None, num_beams=4, max_new_tokens=256,
                  batch_tokens=4096):  # fmt: skip
@@ -30,7 +31,7 @@ class Translator:
             ctranslate2: folder of the same model, converted by ct2-transformers-converter.
             device: "cpu", "cuda" or "auto": the GPU if there is one.
             dtype: "float32", "bfloat16" or "float16"; None: float32, or what CTranslate2 has converted the model to.
-            batch_tokens: tokens a batch, the sentences being as long as the longest of them.
+            batch_tokens: source tokens of a batch, padding included; a sentence that is longer is a batch of its own.
         """
         self.folder, self.ctranslate2 = folder, ctranslate2
         self.num_beams, self.max_new_tokens, self.batch_tokens = num_beams, max_new_tokens, batch_tokens
@@ -122,10 +123,7 @@ class Translator:
             num_beams=self.num_beams,
             max_new_tokens=self.max_new_tokens,
             do_sample=False,
-            **{
-                name: getattr(defaults, name)
-                for name in ("decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id")
-            },
+            **{name: getattr(defaults, name) for name in _KEPT},
         )
 
         def search(ids, token):
@@ -139,6 +137,13 @@ class Translator:
 
     def _load_converted(self, device):
         library = extra("ctranslate2", "--ctranslate2")
+        if read_json(self.folder / "config.json", "--model").get("model_type") != "m2m_100":
+            # Of MADLAD-400 converted with transformers 5, which says of every T5 that its embeddings are tied, the
+            # logits are divided by the square root of the width: another beam search. The folder does not tell.
+            raise InputError(
+                "--ctranslate2: only for M2M-100 and NLLB-200; ctranslate2 4.8.5 converts MADLAD-400 wrongly with "
+                "transformers 5: leave it out"
+            )
         known = [token for path in self.ctranslate2.glob("*vocabulary.json") for token in read_json(path)]
         lacking = sorted({*self.tokens.values()} - {*known})
         if known and lacking:  # they would be read as unknown, without a word
@@ -157,7 +162,7 @@ class Translator:
         def search(ids, token):
             results = model.translate_batch(
                 [self.tokenizer.convert_ids_to_tokens(row) for row in ids],
-                target_prefix=[[token]] * len(ids) if self.two_sides else None,
+                target_prefix=[[token]] * len(ids),
                 beam_size=self.num_beams,
                 max_decoding_length=self.max_new_tokens,
             )
