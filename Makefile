@@ -2,13 +2,14 @@
 # make test          all tests; make lint: style
 # make real          the pipeline on real text (needs ../shared/data), some minutes
 # make scale         preprocessing at full size: memory, rejects, duplicates (needs ../shared/data, 20 GB of disk)
+# make ablation      the paper's ablation in the toy world: 14 settings, 3 seeds (about an hour on two cores)
 # Each target builds .venv first, once. PYTHON=python3.12 chooses the interpreter.
 
 PYTHON ?= python3
 AUGMENT ?= 1
 BIN := .venv/bin
 
-.PHONY: toy test lint real scale clean
+.PHONY: toy test lint real scale ablation clean
 
 toy: .venv/installed
 	PYTHON=$(BIN)/python AUGMENT=$(AUGMENT) toy/run.sh
@@ -27,6 +28,9 @@ scale: .venv/installed-test
 	for what in rejects duplicates memory; do \
 		$(BIN)/python benchmarks/scale.py $$what --folder work/scale || exit 1; \
 	done
+
+ablation: .venv/installed
+	$(BIN)/python benchmarks/ablation.py --folder work/ablation
 
 clean:
 	rm -rf .venv work

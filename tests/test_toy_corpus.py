@@ -270,6 +270,31 @@ def test_instructions(corpus, meaning_of):
         assert meaning_of(example["input"], src) == meaning_of(example["output"], tgt)
 
 
+def test_instructions_in_all_directions(corpus, tmp_path, meaning_of):
+    """As many as are asked for in each; pairs, text and test sets keep their form, and no meaning is used twice."""
+    result = make(tmp_path / "all", directions="all", instructions=4)
+    assert result.returncode == 0 and "120 instructions" in result.stdout, result.stderr
+    examples = json.loads((tmp_path / "all" / "alpaca.json").read_text(encoding="utf-8"))
+    languages_of = {
+        f"Translate the following sentences from {resolve(src).name} to {resolve(tgt).name}.": (src, tgt)
+        for src, tgt in itertools.permutations(toy.LANGUAGES, 2)
+    }
+    assert Counter(e["instruction"] for e in examples) == dict.fromkeys(languages_of, 4)
+    said = []
+    for example in examples:
+        src, tgt = languages_of[example["instruction"]]
+        said.append(meaning_of(example["input"], src))
+        assert said[-1] == meaning_of(example["output"], tgt)
+    pairs = [meaning_of(r["src"], r["src_lang"]) for r in jsonl(tmp_path / "all" / "pairs1.jsonl")]
+    assert len(set(said)) == 120 and not set(said) & set(pairs)
+    assert contents(tmp_path / "all").keys() == contents(corpus).keys()
+
+
+def test_english_directions_are_the_default(corpus, tmp_path):
+    assert make(tmp_path / "english", directions="english").returncode == 0
+    assert contents(tmp_path / "english") == contents(corpus)
+
+
 def read_dictionary(corpus, lang):
     """{English word: the translations, a line each}"""
     entries = {}

@@ -11,7 +11,7 @@ The folder holds what the stages read:
     pairs1.jsonl, pairs2.jsonl      two samples of sentence pairs in all 30 directions (the paper's P1 and P2)
     mono/LANG.jsonl                 monolingual text (the paper's M)
     dictionaries/en-LANG.txt        MUSE-form dictionaries, with synonyms and homographs
-    alpaca.json                     instructions: translation from and into English
+    alpaca.json                     instructions: translation from and into English, or in all 30 directions
     flores/dev, flores/devtest      held-out sentences in Flores-101's form
     hf/                             the configuration and tokenizer of a tiny Llama
     manifest.json                   the arguments and counts
@@ -194,7 +194,9 @@ def get_args():
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
     parser.add_argument("--pairs", type=int, default=2500, help="pairs a sample and two languages, half each way")
     parser.add_argument("--mono", type=int, default=2000, help="monolingual sentences a language")
-    parser.add_argument("--instructions", type=int, default=1000, help="instructions a direction from or to English")
+    parser.add_argument("--instructions", type=int, default=1000, help="instructions a direction that they name")
+    parser.add_argument("--directions", choices=("english", "all"), default="english",
+        help="that instructions name: the 10 from or to English, or all 30 (default %(default)s)")  # fmt: skip
     parser.add_argument("--test", type=int, default=50, help="held-out sentences, in dev and again in devtest")
     parser.add_argument("--vocab-size", type=int, default=2000, help="pieces of the tokenizer")
     args = parser.parse_args()
@@ -219,8 +221,9 @@ def language_pairs():
     return list(itertools.combinations(LANGUAGES, 2))
 
 
-def english_directions():
-    return [(src, tgt) for src, tgt in itertools.permutations(LANGUAGES, 2) if "en" in (src, tgt)]
+def instruction_directions(args):
+    """Those that instructions name."""
+    return [d for d in itertools.permutations(LANGUAGES, 2) if args.directions == "all" or "en" in d]
 
 
 def meanings_needed(args):
@@ -229,7 +232,7 @@ def meanings_needed(args):
         "pairs1": args.pairs * len(language_pairs()),
         "pairs2": args.pairs * len(language_pairs()),
         "mono": args.mono * len(LANGUAGES),
-        "instructions": args.instructions * len(english_directions()),
+        "instructions": args.instructions * len(instruction_directions(args)),
         "dev": args.test,
         "devtest": args.test,
     }
@@ -283,9 +286,8 @@ def pair_records(rng, meanings):
     return records
 
 
-def instruction_examples(rng, meanings):
+def instruction_examples(rng, meanings, directions):
     """Alpaca-form examples, as many for each direction, shuffled."""
-    directions = english_directions()
     count = len(meanings) // len(directions)
     examples = []
     for i, meaning in enumerate(meanings):
@@ -306,7 +308,7 @@ def dictionary(lang):
     return [SEPARATOR[lang].join(entry) for entry in sorted(entries)]
 
 
-def tokenizer_texts(parts):
+def tokenizer_texts(parts, directions):
     """What is trained on, each meaning in all six languages, and the prompts.
 
     A mark stands between the words of Chinese and Thai, or their pieces would span several. It also stands where a
@@ -319,7 +321,6 @@ def tokenizer_texts(parts):
                 yield MARK + MARK.join(words(meaning, lang))
             else:
                 yield sentence(meaning, lang)
-    directions = english_directions()
     for i, meaning in enumerate(parts["instructions"]):
         src, tgt = directions[i % len(directions)]
         prompt = prompts.translation_prompt("", resolve(src).name, resolve(tgt).name)
@@ -416,7 +417,7 @@ def write_corpus(folder, args):
     for i, lang in enumerate(LANGUAGES):
         meanings = parts["mono"][i * args.mono : (i + 1) * args.mono]
         write_jsonl(folder / "mono" / f"{lang}.jsonl", [{"text": sentence(m, lang), "lang": lang} for m in meanings])
-    write_json(folder / "alpaca.json", instruction_examples(rng, parts["instructions"]))
+    write_json(folder / "alpaca.json", instruction_examples(rng, parts["instructions"], instruction_directions(args)))
     for lang in LANGUAGES:
         names = {"dev": resolve(lang).flores101_dev, "devtest": resolve(lang).flores101_devtest}
         for part, name in names.items():
@@ -427,7 +428,7 @@ def write_corpus(folder, args):
         lines = dictionary(lang)
         entries[f"en-{lang}"] = len(lines)
         write_text(folder / "dictionaries" / f"en-{lang}.txt", "".join(f"{line}\n" for line in lines))
-    model = train_tokenizer(tokenizer_texts(parts), args.vocab_size)
+    model = train_tokenizer(tokenizer_texts(parts, instruction_directions(args)), args.vocab_size)
     with replacing(folder / "hf" / "tokenizer.model") as partial:
         partial.write_bytes(model)
     for name, value in hf_files(args.vocab_size).items():
