@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from conftest import ENVIRONMENT, ROOT, llama_folder, sentences, stage, write_jsonl
+from test_fill import m2m, pieces  # noqa: F401  (fixtures)
 
 
 def commands():
@@ -23,7 +24,7 @@ def test_every_stage_has_its_command():
     assert scripts == {word for command in commands() for word in command.split() if word.endswith(".py")}
 
 
-def test_commands_run_as_they_stand(tmp_path, tokenizer_model):
+def test_commands_run_as_they_stand(tmp_path, tokenizer_model, m2m):  # noqa: F811
     for path in ROOT.glob("*.py"):
         (tmp_path / path.name).symlink_to(path)
     tiny = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
@@ -34,6 +35,9 @@ def test_commands_run_as_they_stand(tmp_path, tokenizer_model):
     pairs = [{"src": en, "tgt": fr, "src_lang": "en", "tgt_lang": "fr"} for en, fr in both]
     write_jsonl(tmp_path / "pairs.jsonl", pairs)
     (tmp_path / "en-fr.txt").write_text("farmer fermier\nlamp\tlampe\nred rouge\n", encoding="utf-8")
+    (tmp_path / "counts.csv").write_text("lang,mono,para,direct\nfr,0,24970,1\n")
+    (tmp_path / "en.txt").write_text("\n".join(sentences("en", 200)) + "\n", encoding="utf-8")
+    (tmp_path / "m2m100").symlink_to(m2m)
     examples = [{"instruction": f"Say {i}.", "input": "", "output": str(i)} for i in range(150)]
     (tmp_path / "alpaca_data.json").write_text(json.dumps(examples))
     flores = tmp_path / "flores101" / "devtest"
@@ -47,6 +51,7 @@ def test_commands_run_as_they_stand(tmp_path, tokenizer_model):
         command = command.replace("torchrun ", "torchrun --standalone ")
         result = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, command + result.stdout + result.stderr
+    assert len((tmp_path / "data" / "filled.jsonl").read_text(encoding="utf-8").splitlines()) == 30
     scores = [json.loads(line) for line in (tmp_path / "out" / "scores.jsonl").read_text().splitlines()]
     assert {(score["src"], score["tgt"]) for score in scores} == {("en", "fr"), ("fr", "en")}
     assert "<html" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
