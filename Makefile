@@ -1,7 +1,8 @@
 # make toy           the whole pipeline in miniature (about five minutes on two cores); AUGMENT=0 for the control
 # make test          all tests; make lint: style
 # make real          the pipeline on real text (needs ../shared/data), some minutes
-# make scale         preprocessing at full size: memory, rejects, duplicates (needs ../shared/data, 20 GB of disk)
+# make scale         preprocessing and code-switching at full size: memory, rejects, duplicates (needs ../shared/data,
+#                    20 GB of disk)
 # make ablation      the paper's ablation in the toy world: 14 settings, 3 seeds (about an hour on two cores)
 # Each target builds .venv first, once. PYTHON=python3.12 chooses the interpreter.
 
@@ -25,7 +26,7 @@ real: .venv/installed
 	PYTHON=$(BIN)/python benchmarks/real_text.sh
 
 scale: .venv/installed-test
-	for what in rejects duplicates memory; do \
+	for what in rejects duplicates switching memory; do \
 		$(BIN)/python benchmarks/scale.py $$what --folder work/scale || exit 1; \
 	done
 

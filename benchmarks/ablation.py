@@ -424,11 +424,16 @@ def findings(results):
     rows = []
     for finding in FINDINGS:
         ours, control = results.get(finding.setting, {}), results.get(finding.control, {})
-        differences = [ours[seed]["spbleu"]["all"] - control[seed]["spbleu"]["all"] for seed in ours if seed in control]
+        seeds = [seed for seed in ours if seed in control]
+        differences = [ours[seed]["spbleu"]["all"] - control[seed]["spbleu"]["all"] for seed in seeds]
+        losses = [cell[seed]["held_out_loss"].get("pretrain") for cell in (ours, control) for seed in seeds]
+        if SETTINGS[finding.setting].packing != SETTINGS[finding.control].packing or None in losses:
+            losses = []  # of other rows, or of no pre-training
+        losses = [a - b for a, b in zip(losses[: len(seeds)], losses[len(seeds) :], strict=True)]
         if differences:
             middle, low, high = interval(differences)
             rows.append({**finding._asdict(), "differences": differences, "mean": middle, "low": low, "high": high,
-                         "verdict": verdict(finding.claim, differences)})  # fmt: skip
+                         "loss_differences": losses, "verdict": verdict(finding.claim, differences)})  # fmt: skip
     return rows
 
 
@@ -436,8 +441,10 @@ def sentence(row):
     """A row of findings() as a sentence."""
     values = ", ".join(f"{value:+.2f}" for value in row["differences"])
     bounds = "" if row["low"] is None else f"; 95 % interval {row['low']:+.2f} to {row['high']:+.2f}"
-    return (f"- {row['text']}: {row['setting']} against {row['control']} {row['mean']:+.2f} (seeds {values}{bounds}): "
-            f"**{row['verdict']}**")  # fmt: skip
+    losses = ", ".join(f"{value:+.3f}" for value in row["loss_differences"])
+    losses = f"; held-out loss {losses}" if losses else ""
+    return (f"- {row['text']}: {row['setting']} against {row['control']} {row['mean']:+.2f} (seeds {values}{bounds}"
+            f"{losses}): **{row['verdict']}**")  # fmt: skip
 
 
 def spread(values):
@@ -500,8 +507,10 @@ def report(folder, scale):
         "scale": scale, "versions": {"python": platform.python_version(), **versions}, "findings": rows,
         "cells": [cell for found in results.values() for cell in found.values()],
     })  # fmt: skip
+    base = scale["base"]["steps"] * scale["base"]["rows"] * scale["pretrain"]["seq_length"]
     text = f"""# The ablation in miniature
 
+The base, which stands for LLaMA-2, has seen up to {base:,} tokens of pairs among English, French and Spanish. \
 {scale["pairs"] // 2} pairs a direction in P1 and in P2 (the paper: 12,500), {scale["corpus"]["mono"]} sentences a \
 language in M; {scale["pretrain"]["tokens"]:,} tokens of continual pre-training, {tuned:,} \
 instructions, {scale["limit"]} held-out sentences in each of 30 directions, beam 4. spBLEU with the toy's own \

@@ -1,8 +1,9 @@
-"""Preprocessing at sizes that hurt: memory, rejects and duplicates, each against a count made independently.
+"""Preprocessing and code-switching at sizes that hurt: memory, rejects and duplicates, against independent counts.
 
     python benchmarks/scale.py memory     --folder work/scale      0.5 and 5 GB of text, deduplicated; 2,000 shards
     python benchmarks/scale.py rejects    --folder work/scale      ten million records, of which 2 % cannot be used
     python benchmarks/scale.py duplicates --folder work/scale      a million lines with planted duplicates
+    python benchmarks/scale.py switching  --folder work/scale      half a million and ten million pairs, code-switched
 
 Text and tokenizer are those of ../shared/data (see --text, --tokenizer-model). Each prints one JSON object; what it
 makes is removed. Memory is the sum over all processes of their anonymous and shared pages, the greatest of samples
@@ -12,6 +13,7 @@ taken twenty times a second; pages that several processes share are counted for 
 import collections
 import contextlib
 import functools
+import itertools
 import json
 import random
 import shutil
@@ -25,7 +27,9 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from llamax.files import InputError, Parser, existing_file, existing_folder, run  # noqa: E402
+from benchmarks.augment import build_lexicon, real_pairs  # noqa: E402
+from llamax.files import InputError, Parser, existing_file, existing_folder, read_json, run  # noqa: E402
+from llamax.languages import resolve  # noqa: E402
 
 SHARED = ROOT.parent / "shared" / "data"
 
@@ -33,7 +37,7 @@ SHARED = ROOT.parent / "shared" / "data"
 def get_args():
     parser = Parser(description=__doc__.split("\n\n")[0])
     add = parser.add_argument
-    add("what", choices=("memory", "rejects", "duplicates"))
+    add("what", choices=("memory", "rejects", "duplicates", "switching"))
     add("--folder", required=True, metavar="DIR", help="where to work; some 20 GB for memory")
     add("--text", default=str(SHARED / "ntrex" / "NTREX-128"), metavar="DIR", help="folder of .txt files (%(default)s)")
     add("--tokenizer-model", default=str(SHARED / "tokenizers" / "llama2.tokenizer.model"), metavar="FILE",
@@ -257,11 +261,42 @@ def duplicates(args):
     }
 
 
+def switching(args):
+    """Every source has a word of its own, so that what workers remember would grow with the corpus if it could."""
+    lexicon, source, output = args.folder / "lexicon.jsonl", args.folder / "pairs.jsonl", args.folder / "out.jsonl"
+    build_lexicon(SHARED, lexicon)
+    codes = {"en", *read_json(f"{lexicon}.manifest.json")["languages"]}
+    pairs = [pair for pair in real_pairs(SHARED) if pair[0] in codes and resolve(pair[0]).spaces]
+    found = {"lexicon_mib": round(Path(f"{lexicon}.index").stat().st_size / 2**20)}
+    for size in (500_000, 10_000_000):
+        count = int(size * args.scale)
+        with open(source, "w", encoding="utf-8") as file:
+            for number, (lang, src, tgt) in zip(range(count), itertools.cycle(pairs), strict=False):
+                record = {"src": f"{src} {number}", "tgt": tgt, "src_lang": lang, "tgt_lang": "en"}
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        command = [sys.executable, ROOT / "augment.py", "pairs", "--lexicon", lexicon, "--input", source,
+                   "--output", output, "--workers", args.workers]  # fmt: skip
+        seconds, peak, processes = watch(command)
+        manifest = read_json(f"{output}.manifest.json")
+        found[f"{count} pairs"] = {
+            "seconds": round(seconds, 1),
+            "peak_mib": round(peak),
+            "processes": processes,
+            "input_gb": round(source.stat().st_size / 1e9, 2),
+            "read": manifest["records"],
+            "written": manifest["pairs"],
+        }
+        for path in (output, Path(f"{output}.manifest.json")):
+            path.unlink()
+    return found
+
+
 def main():
     args = get_args()
     args.folder.mkdir(parents=True)
     try:
-        print(json.dumps({"memory": memory, "rejects": rejects, "duplicates": duplicates}[args.what](args), indent=2))
+        run_one = {"memory": memory, "rejects": rejects, "duplicates": duplicates, "switching": switching}[args.what]
+        print(json.dumps(run_one(args), indent=2))
     finally:
         shutil.rmtree(args.folder)
 

@@ -69,7 +69,7 @@ def test_columns():
 def cell(value, tokens=500_200):
     names = (*ablation.COLUMNS, "with English", "other 20", "all")
     return {"spbleu": dict.fromkeys(names, value), "training": tokens and {"tokens": tokens},
-            "held_out_loss": {"pretrain": 1.5}}  # fmt: skip
+            "held_out_loss": {"pretrain": 2 - value / 80} if tokens else {}}  # fmt: skip
 
 
 RESULTS = {
@@ -83,10 +83,11 @@ def test_findings_are_paired_by_seed():
     more, training = findings(RESULTS)
     assert (more["setting"], more["differences"], more["mean"]) == ("P1+P2", [3, 4, 5], 4)
     assert more["verdict"] == "reproduced here"
+    assert training["loss_differences"] == [] and "held-out" not in sentence(training)
     assert (training["control"], training["differences"]) == ("base", [39, 40])  # the seeds that both have
     assert sentence(more) == (
-        "- more parallel data helps: P1+P2 against P1 +4.00 (seeds +3.00, +4.00, +5.00; 95 % interval +1.52 to +6.48): "
-        "**reproduced here**"
+        "- more parallel data helps: P1+P2 against P1 +4.00 (seeds +3.00, +4.00, +5.00; 95 % interval +1.52 to +6.48; "
+        "held-out loss -0.038, -0.050, -0.062): **reproduced here**"
     )
 
 
@@ -94,7 +95,7 @@ def test_table():
     lines = table(RESULTS).splitlines()
     assert len(lines) == 5 and len({line.count("|") for line in lines}) == 1
     assert lines[2].startswith("| base | 3 | 2 | 0 | - | 1.5 |") and lines[2].endswith("| 1.50 ± 0.71 |")
-    assert lines[3].startswith("| P1 | 3 | 3 | 500 | 1.500 | 42.0 |") and lines[3].endswith("| 42.00 ± 2.00 |")
+    assert lines[3].startswith("| P1 | 3 | 3 | 500 | 1.475 | 42.0 |") and lines[3].endswith("| 42.00 ± 2.00 |")
 
 
 @pytest.fixture(scope="module")

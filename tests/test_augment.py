@@ -747,6 +747,24 @@ def test_pairs_of_aligned_and_compressed_files(tmp_path):
     assert [row["src"] for row in read_jsonl(outputs[0])] == ["bonjour", "monde"]
 
 
+def test_a_job_array_makes_the_shards(corpus, tmp_path):
+    """slurm/augment.sh as Slurm starts it, a task after the other."""
+    lexicon, files = corpus
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    (tmp_path / "augment.py").symlink_to(ROOT / "augment.py")
+    for task in range(2):
+        environment = os.environ | {"SLURM_ARRAY_TASK_ID": str(task), "SHARDS": "2", "LEXICON": str(lexicon),
+            "INPUT": "pairs?.jsonl", "OUTPUT": "switched.jsonl"}  # fmt: skip
+        script = ["bash", ROOT / "slurm" / "augment.sh"]
+        result = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+    whole = tmp_path / "whole.jsonl"
+    succeed("pairs", "--lexicon", lexicon, "--input", *[file.name for file in files], "--output", whole, cwd=tmp_path)
+    shards = [tmp_path / f"switched-0000{task}-of-00002.jsonl" for task in range(2)]
+    assert all(shard.stat().st_size for shard in shards)
+    assert b"".join(shard.read_bytes() for shard in shards) == whole.read_bytes()
+
+
 ERRORS = {
     "a missing input": (["--input", "nowhere.jsonl"], "--input nowhere.jsonl: does not exist; check the path"),
     "a rate above 1": (["--rate", "1.5"], "--rate 1.5: expected a share from 0 to 1"),
