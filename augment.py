@@ -105,9 +105,7 @@ def get_args():
             add("--shard", metavar="I/N", help="make only part I (from 0) of N; slurm/N: I is the array task's")
             add("--seed", type=int, default=0, help="decides what is replaced and by what (default %(default)s)")
             given = 0.5 if command is pairs else 1.0
-            add(
-                "--rate", type=float, default=given, help="of replacing a word with a translation (default %(default)s)"
-            )
+            add("--rate", type=float, default=given, help="of replacing a word that has one (default %(default)s)")
             hops = "translations that share an entry, or also those through a third language (default %(default)s)"
             add("--hops", type=int, choices=(1, 2), default=1, help=hops)
         add("--max-reject-rate", type=float, default=0.01, help=rate)

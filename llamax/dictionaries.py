@@ -56,8 +56,7 @@ def languages_of(name, given, sample=None):
             columns = [line.split(b"\t")[codes.index(None)] for line in (sample or b"").splitlines() if b"\t" in line] \
                 if None in codes else []  # fmt: skip
             text = b"\n".join(columns).decode("utf-8", errors="ignore")
-            codes = [code or f"{_iso639_3(side)}_{script_of(text)}" for code, side in zip(codes, sides, strict=True)]
-            codes = [resolve(code).code for code in codes]
+            codes = [code or _by_script(side, script_of(text)) for code, side in zip(codes, sides, strict=True)]
         found.add(tuple(codes))
     english = [codes for codes in found if codes.count("en") == 1]
     if len(english) == 1:
@@ -94,6 +93,17 @@ def _iso639_3(tag):
         return None
     language = langcodes.Language.get(tag)
     return language.to_alpha3() if language.is_valid() else None
+
+
+def _by_script(tag, script):
+    """The code of a language by its tag and what it is written in: one of the table (swa is sw there) if that fits."""
+    try:
+        language = resolve(langcodes.standardize_tag(tag))
+        if script in UNICODE_SCRIPTS.get(language.script, (language.script,)):
+            return language.code
+    except InputError:
+        pass
+    return resolve(f"{_iso639_3(tag)}_{script}").code
 
 
 def script_of(text):

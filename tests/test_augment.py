@@ -161,6 +161,10 @@ def test_languages_of_a_name(name, expected):
         ("en_apd-SD", "dog\tكلب\n", ["en", "apd_Arab"]),
         ("en_yue", "dog\t狗\n", ["en", "yue_Hani"]),
         ("en_iu", "", ["en", "iku_Latn"]),
+        ("eng_swa", "dog\tmbwa\n", ["en", "sw"]),  # a macrolanguage
+        ("eng_nep", "dog\tकुकुर\n", ["en", "ne"]),
+        ("eng_kur", "dog\tse\n", ["en", "kur_Latn"]),  # Kurmanji: the paper's ku is Sorani, in Arabic script
+        ("eng_kur", "dog\tسەگ\n", ["en", "ku"]),
     ],
 )
 def test_script_of_a_language_outside_the_table_is_that_of_its_dictionary(name, sample, expected):
