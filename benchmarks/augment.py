@@ -183,7 +183,8 @@ def main():
         "--shared", type=Path, default=ROOT.parent / "shared" / "data", help="public dictionaries and text"
     )
     parser.add_argument("--folder", type=Path, default=ROOT / "work" / "augment", help="for the files made")
-    parser.add_argument("--repeat", type=int, default=4, help="times the text is repeated (default %(default)s)")
+    parser.add_argument("--repeat", type=int, default=1, help="times the text is repeated (default %(default)s)")
+    parser.add_argument("--only", choices=("with spaces", "Chinese"), help="(default: both)")
     parser.add_argument("--runs", type=int, default=3, help="median of so many (default %(default)s)")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
@@ -198,8 +199,11 @@ def main():
         "Chinese": [pair for pair in pairs if pair[0] in ("zh", "zhtrad")],
     }
     for name, part in parts.items():
+        if args.only not in (None, name):
+            continue
         source = args.folder / f"{name.split()[-1]}.jsonl"
-        count = write_pairs(source, part, args.repeat)
+        # There is little Chinese: so much that starting is not most of the time.
+        count = write_pairs(source, part, args.repeat * (10 if name == "Chinese" else 1))
         ours, theirs = [], []
         for _ in range(args.runs):
             output = source.with_suffix(".out")
