@@ -98,16 +98,17 @@ def test_table():
     assert lines[3].startswith("| P1 | 3 | 3 | 500 | 1.475 | 42.0 |") and lines[3].endswith("| 42.00 ± 2.00 |")
 
 
-@pytest.fixture(scope="module")
-def quick(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ablation") / "run"
+def test_a_run_in_miniature(tmp_path):
+    """One run, because it takes most of a minute; then what it must have left."""
+    folder = tmp_path / "run"
     result = run_stage("benchmarks/ablation.py", "--quick", "--folder", folder)
     assert result.returncode == 0, result.stderr
-    return folder, result.stdout
+    leaves_results_and_a_report(folder, result.stdout)
+    has_shared_the_data_out_without_overlap(folder / "seed-0" / "data")
+    does_not_do_again_what_is_done(folder)
 
 
-def test_a_run_leaves_results_and_a_report(quick):
-    folder, printed = quick
+def leaves_results_and_a_report(folder, printed):
     cells = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("cells/*/result.json")}
     assert cells.keys() == {"P1+P2a+M-0"}
     assert len(cells["P1+P2a+M-0"]["directions"]) == 30
@@ -122,16 +123,14 @@ def test_a_run_leaves_results_and_a_report(quick):
     assert len(json.loads((folder / "ablation.json").read_text())["cells"]) == 1
 
 
-def test_what_is_done_is_not_done_again(quick):
-    folder, _ = quick
+def does_not_do_again_what_is_done(folder):
     before = snapshot(folder / "cells")
     assert run_stage("benchmarks/ablation.py", "--quick", "--folder", folder).returncode == 0
     assert run_stage("benchmarks/ablation.py", "--quick", "--report-only", "--folder", folder).returncode == 0
     assert snapshot(folder / "cells") == before
 
 
-def test_the_data_is_shared_out_without_overlap(quick):
-    data = quick[0] / "seed-0" / "data"
+def has_shared_the_data_out_without_overlap(data):
     records = {name: [json.loads(line) for line in (data / f"{name}.jsonl").read_text("utf-8").splitlines()]
                for name in ("P1", "P2", "base", "held-out")}  # fmt: skip
     assert {name: len(found) for name, found in records.items()} == {
@@ -141,10 +140,12 @@ def test_the_data_is_shared_out_without_overlap(quick):
     assert all(resolve(r["tgt_lang"]) for r in records["held-out"])
 
 
-def test_errors(quick, tmp_path):
-    folder, _ = quick
+def test_errors(tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "scale.json").write_text("{}")
     fails_with = {
-        ("--folder", folder): "another scale",
+        ("--folder", other): "another scale",
         ("--report-only", "--folder", tmp_path): "no cell is done",
         ("--seeds", "11", "--folder", tmp_path): "--seeds 11",
     }
@@ -153,7 +154,7 @@ def test_errors(quick, tmp_path):
         assert result.returncode == 1 and message in result.stderr and len(result.stderr.splitlines()) == 1
 
 
-def test_a_failing_stage_is_named_with_its_log(quick, tmp_path):
+def test_a_failing_stage_is_named_with_its_log(tmp_path):
     """A corpus that is something else: the seed's first stage fails."""
     (tmp_path / "seed-0" / "corpus").mkdir(parents=True)
     (tmp_path / "seed-0" / "corpus" / "thesis.txt").write_text("precious")
