@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 
 CHINESE_SCRIPTS = ("Hans", "Hant", "Hani")
-REMEMBERED_BYTES = 128 << 20  # of tokens and their translations, about; then all are forgotten
+REMEMBERED_BYTES = 256 << 20  # of tokens and their translations, about; then all are forgotten
 TOKEN_BYTES = 250  # one that is no word, in a dict
 
 # A unit is what no word may begin or end inside of: a syllable as it is written, or a Latin word or number, which
@@ -65,6 +65,7 @@ class Switcher:
     def forget(self):
         self.words = _Remembered(self.lexicon.word)
         self.options = {}  # {(language, target): what is known of its tokens}
+        self.translations = {}  # {(word, target): its translations}
         self.bytes = 0
 
     def switch(self, text, language, target=None, key=()):
@@ -145,6 +146,14 @@ class Switcher:
         number = self.lexicon.find(unicodedata.normalize("NFC", token[start:end]), language)
         if number is None:
             return None
+        if (number, target) not in self.translations:  # as another token has it, with other punctuation
+            self.translations[number, target] = self._translate(number, language, target)
+        translations = self.translations[number, target]
+        return translations and (token[:start], token[end:], *translations)
+
+    def _translate(self, number, language, target):
+        """(the numbers of a word's translations, where each language begins among them and the end); None if it has
+        none."""
         numbers = self.lexicon.translations(number, language, target, self.hops)
         if not len(numbers):
             return None
@@ -153,7 +162,7 @@ class Switcher:
         starts = np.zeros(len(ends) + 2, np.uint32)
         starts[1:-1], starts[-1] = ends, len(numbers)
         self.bytes += TOKEN_BYTES + numbers.nbytes + starts.nbytes
-        return token[:start], token[end:], numbers, starts
+        return numbers, starts
 
     def longest_match(self, language):
         """Whether the words of a language are found by longest match."""
