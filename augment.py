@@ -314,6 +314,14 @@ def pair_rows(source):
     return lambda row: pair_of(read(row), source.fields)
 
 
+def load_switcher(lexicon, *options):
+    """The Switcher of a lexicon file, with all that workers share: made before they are forked."""
+    switcher = Switcher(load_lexicon(lexicon), *options)
+    if switcher.chinese:
+        jieba_cutter()
+    return switcher
+
+
 def map_corpus(args, work, sources, rejects, what):
     """Yield the Done of each piece of a corpus, or of the shard of --shard, in order; collect rejects on the way."""
     number, count = getattr(args, "shard", None) or (0, 1)
@@ -357,9 +365,7 @@ def switch_corpus(args):
         print(f"{output}: complete, nothing to do")
         return
 
-    switcher = Switcher(load_lexicon(args.lexicon), args.seed, args.rate, args.hops)
-    if any(language in switcher.lexicon.number for language in ("zh", "zhtrad")):
-        jieba_cutter()  # loaded once, before the processes are forked
+    switcher = load_switcher(args.lexicon, args.seed, args.rate, args.hops)
     switch = functools.partial(switch_pair if pairs else switch_document, switcher=switcher, args=args)
     parser = pair_rows if pairs else functools.partial(document_parser, args=args, clean=None)
     work = functools.partial(switch_piece, sources=sources, parser=parser, switch=switch)
@@ -423,7 +429,7 @@ def report_reach(args):
     if already_done(args.output, FORMAT, arguments, files):
         print(f"{args.output}: complete, nothing to do")
         return
-    switcher = Switcher(load_lexicon(args.lexicon))
+    switcher = load_switcher(args.lexicon)
     parser = functools.partial(document_parser, args=args, clean=None)
     work = functools.partial(reach_piece, sources=sources, parser=parser, switcher=switcher)
     counts, rejects = collections.Counter(), Rejects(args.output)

@@ -56,10 +56,10 @@ class Switcher:
         Lexicon.translations."""
         self.lexicon, self.seed, self.rate, self.hops = lexicon, seed, rate, hops
         self.forget()
-        chinese = [code for code, row in lexicon.languages.items() if row.script in CHINESE_SCRIPTS]
-        self.divide = dict.fromkeys(chinese, _divide_chinese)
+        self.chinese = [code for code, row in lexicon.languages.items() if row.script in CHINESE_SCRIPTS]
+        self.divide = dict.fromkeys(self.chinese, _divide_chinese)
         for code, row in lexicon.languages.items():
-            if not row.spaces and code not in chinese:
+            if not row.spaces and code not in self.chinese:
                 self.divide[code] = LongestMatch(lexicon.words(code))
 
     def forget(self):

@@ -12,6 +12,7 @@ it is and all worker processes share its pages. A lexicon without an index that 
 paper's en→fr→de, Table 11) are those that a 1-hop translation in a third language leads to, and the 1-hop ones.
 """
 
+import hashlib
 import itertools
 import json
 import mmap
@@ -61,11 +62,8 @@ def load_lexicon(path):
 
 def file_digest(path):
     """What an index knows its lexicon file by."""
-    digest = xxhash.xxh3_128()
     with open(path, "rb") as file:
-        while chunk := file.read(8 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 
 
 def read_entries(path):

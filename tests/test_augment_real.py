@@ -19,8 +19,6 @@ from llamax.lexicon import Lexicon, load_lexicon
 
 pytestmark = needs_shared
 
-# Codes that the files' names do not give as ours.
-MUSE_NAMES = {"sw2": "sv", "jp2": "ja"}
 EXPECTED = {
     "house": {"fr": "maison", "de": "haus", "es": "casa", "it": "casa", "ca": "casa", "sv": "hus", "ru": "дом",
               "bg": "къща", "el": "σπίτι", "tr": "ev", "vi": "nhà", "th": "บ้าน", "ar": "منزل", "hi": "घर", "zh": "房子",
