@@ -42,6 +42,11 @@ class Pair(collections.namedtuple("Pair", "src tgt src_lang tgt_lang loss origin
         """Its languages as rejects and manifests have them: "en-fr"."""
         return f"{self.src_lang}-{self.tgt_lang}"
 
+    @property
+    def augmented(self):
+        """Whether it is code-switched; `augment.py mono` has the loss on both sides and tells by `origin` alone."""
+        return self.loss == "target" or self.origin.startswith("augment")
+
 
 def get_args():
     parser = Parser(description=__doc__.split("\n\n")[0])
@@ -177,6 +182,7 @@ def encode_pairs(pairs, lines, args, tokenizer, tools):
     records = np.zeros(len(pairs), RECORD)
     groups, records["group"] = shards.numbered([pair.group for pair in pairs])
     records["line"], records["sequences"], records["flips"], records["first_chars"] = lines, entries, flips, first_chars
+    records["augmented"] = [pair.augmented for pair in pairs]
     columns = [[getattr(pair, name) for pair in pairs] for name in Pair._fields[:4]]
     for texts, langs in zip(columns[:2], columns[2:], strict=True):
         records["words"] += np.array(shards.count_words(texts, langs), np.uint32)

@@ -15,7 +15,7 @@ import numpy as np
 
 from llamax import dedup
 from llamax.files import InputError, naming, read_json, replacing, scratch_folder
-from llamax.indexed import already_done, mapped_index, read_manifest, writing_dataset
+from llamax.indexed import TAG, already_done, mapped_index, read_manifest, remove_left_over, tag_names, writing_dataset
 from llamax.records import judge
 from llamax.shard_files import (
     ROWS,
@@ -26,6 +26,8 @@ from llamax.shard_files import (
     load_shards,
     mapped,
     read_keys,
+    tag_numbers,
+    tags_of,
 )
 from llamax.sources import add_fingerprints
 from llamax.tokenizer import Tokenizer, encode_entries, load_tokenizer
@@ -202,6 +204,7 @@ def _write(shards, output_prefix, fate, copies, tokenizer, common, chosen):
         at = 0
         for shard in shards:
             times = np.array([copies.get(language_pair(group), 1) for group in shard.groups], np.int64)
+            tags = tags_of(first["kind"], shard.groups)
             for records, lengths, ids, loss in shard.blocks():
                 wanted = (fate[at : at + len(records)] == dedup.KEPT) & chosen(records["key"])
                 at += len(records)
@@ -209,7 +212,7 @@ def _write(shards, output_prefix, fate, copies, tokenizer, common, chosen):
                 if copied.needs_encoding():
                     tokenizer = _loaded(tokenizer, first)
                     ids, loss = copied.encode_swapped(ids, loss, tokenizer, arguments["block_size"])
-                copied.write(writer, ids, loss, per_record)
+                copied.write(writer, ids, loss, per_record, tags)
                 if keys:
                     writer.add_also("keys", np.ascontiguousarray(records["key"][wanted]).data)
                 copied.count(shard.groups, counts)
@@ -236,8 +239,8 @@ def _adopt(shard, output_prefix, common):
     counts = _Counts(shard.manifest["kind"])
     for records, lengths, _, _ in shard.blocks():
         _Copies(records, lengths, np.ones(len(records), np.int64)).count(shard.groups, counts)
-    names = [".bin", ".idx", *(["_loss.bin", "_loss.idx"] if has_loss(shard.prefix) else [])]
-    names += [".keys"] if shard.manifest["arguments"]["dedup"] else []
+    files = shard.manifest["files"]
+    names = [".bin", *files, *([".keys"] if shard.manifest["arguments"]["dedup"] else [])]
     of_dataset = (
         "format",
         "documents",
@@ -247,6 +250,8 @@ def _adopt(shard, output_prefix, common):
         "dtype",
         "bin_bytes",
         "xxh3_128",
+        "files",
+        "tags",
         "versions",
     )
     manifest = common | counts.manifest() | {key: shard.manifest[key] for key in of_dataset}
@@ -262,9 +267,7 @@ def _adopt(shard, output_prefix, common):
                 os.link(f"{shard.prefix}{name}", path)
             except OSError:
                 shutil.copyfile(f"{shard.prefix}{name}", path)
-        for name in ("_loss.bin", "_loss.idx"):
-            if name not in names:  # of a run that was killed
-                Path(f"{output_prefix}{name}").unlink(missing_ok=True)
+        remove_left_over(output_prefix, files)
         partial[-1].write_text(json.dumps(manifest, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     return manifest
 
@@ -312,12 +315,13 @@ class _Copies:
         loss = None if loss is None else np.concatenate([loss, np.ones(len(entries), np.uint8)])
         return np.concatenate([ids, entries]), loss
 
-    def write(self, writer, ids, loss, per_record):
+    def write(self, writer, ids, loss, per_record, tags):
         if not self.whole:
             index = _spans(self.starts, self.sizes)
             ids, loss = ids[index], None if loss is None else loss[index]
         documents = self.sequence_counts if per_record else np.ones(len(self.sizes), np.int64)
-        writer.add(ids, self.sizes, documents, loss)
+        numbers = np.repeat(tag_numbers(self.records)[self.record], self.sequence_counts)
+        writer.add(ids, self.sizes, documents, loss, (tags, numbers))
 
     def count(self, groups, counts):
         """Add the records, their tokens and words, and the entries of each direction to _Counts."""
@@ -385,6 +389,8 @@ def _append(writer, prefix, manifest):
     lengths, documents = mapped_index(prefix, manifest["sequences"], manifest["documents"])
     ids = mapped(f"{prefix}.bin", manifest["dtype"])
     loss = mapped(f"{prefix}_loss.bin", np.uint8) if has_loss(prefix) else None
+    tags = tag_names(manifest)
+    numbers = mapped(f"{prefix}.tags", TAG) if len(tags) > 1 else np.broadcast_to(TAG.type(0), len(lengths))
     token = 0
     for at in range(0, manifest["documents"], ROWS):
         ends = np.array(documents[at : at + ROWS + 1])
@@ -396,8 +402,9 @@ def _append(writer, prefix, manifest):
             k = max(1, int(np.searchsorted(document_tokens, TOKENS, side="right")))
             span = slice(token, token + int(document_tokens[k - 1]))
             sizes = here[: ends[starts + k] - ends[starts]]
+            tagged = tags, numbers[ends[starts] : ends[starts + k]]
             writer.add(np.array(ids[span]), sizes, np.diff(ends[starts : starts + k + 1]),
-                       None if loss is None else np.array(loss[span]))  # fmt: skip
+                       None if loss is None else np.array(loss[span]), tagged)  # fmt: skip
             token, starts = span.stop, starts + k
 
 

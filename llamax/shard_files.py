@@ -20,6 +20,7 @@ RECORD = np.dtype(
         ("first_chars", "<u4"),  # of a connected pair: characters of the side that comes first
         ("sequences", "<u4"),
         ("flips", "u1"),  # of a connected pair: bit k says whether copy k swaps the sides
+        ("augmented", "u1"),  # 1 for a pair that augment.py made
     ]
 )
 ROWS = 1 << 16  # records at a time
@@ -31,14 +32,27 @@ def language_pair(group):
     return "-".join(sorted(group.split("-")))
 
 
+def tags_of(kind, groups):
+    """What the numbers of tag_numbers stand for: [(kind, language or language pair)]. Both directions of a pair have
+    one tag; augmented pairs are of a kind of their own, so that their held-out loss is told apart."""
+    return [(name, language_pair(group)) for group in groups for name in (kind, "augmented")]
+
+
+def tag_numbers(records):
+    """The number of each record's tag, the groups of the records being those of tags_of."""
+    return 2 * records["group"] + records["augmented"]
+
+
 class Shard:
     """A shard's files, mapped: its pages are the system's to keep or to drop."""
 
     def __init__(self, prefix, manifest):
         self.prefix, self.manifest = prefix, manifest
         self.count, self.groups = manifest["records"], manifest["groups"]
-        for name, size in (("bin", manifest["bin_bytes"]), ("records", self.count * RECORD.itemsize)):
-            path = Path(f"{prefix}.{name}")
+        sizes = {name: size for name, (size, _) in manifest["files"].items()}
+        sizes |= {".bin": manifest["bin_bytes"], ".records": self.count * RECORD.itemsize}
+        for name, size in sizes.items():
+            path = Path(f"{prefix}{name}")
             found = path.stat().st_size if path.is_file() else "missing"
             if found != size:
                 raise InputError(

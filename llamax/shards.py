@@ -1,7 +1,7 @@
 """Shards: independent parts of a corpus, each encoded to a dataset of its own, which `llamax.merge` joins.
 
-A shard is a dataset PREFIX-00003-of-00100 (.bin, .idx, _loss.*, manifest last) and, beside it, .records, one row for
-each record: what the decisions over the whole corpus need (deduplication, repetition, train or valid) and where the
+A shard is a dataset PREFIX-00003-of-00100 (.bin, .idx, _loss.*, .tags, manifest last) and, beside it, .records, one row
+for each record: what the decisions over the whole corpus need (deduplication, repetition, train or valid) and where the
 record stands. No shard waits for another, and none of its bytes depends on the number of workers.
 """
 
@@ -28,7 +28,7 @@ from llamax.indexed import already_done, writing_dataset
 from llamax.languages import resolve
 from llamax.merge import merge_shards, report_dataset
 from llamax.records import Progress, Reject, Rejects, map_blocks, parse_lines
-from llamax.shard_files import language_pair
+from llamax.shard_files import language_pair, tag_numbers, tags_of
 from llamax.sources import (
     LinePiece,
     add_fingerprints,
@@ -69,7 +69,7 @@ def add_arguments(parser, fields, pairs):
         help=f"what the input calls {fields}, where it is not that; a dot leads into nested fields")  # fmt: skip
     add("--columns", nargs="+", metavar="NAME", help="columns of .tsv files, in order (default: their first line says)")
     add("--tokenizer-model", required=True, help="SentencePiece model, Llama-3 rank file, or the folder of one")
-    add("--output-prefix", required=True, help="writes PREFIX.bin, PREFIX.idx, PREFIX.json (and PREFIX_loss.*)")
+    add("--output-prefix", required=True, help="writes PREFIX.bin, PREFIX.idx, PREFIX.json (_loss.*, .tags)")
     add("--shard", metavar="I/N",
         help="make only part I (from 0) of N, for merge_datasets.py; slurm/N: I is the array task's")  # fmt: skip
     add("--valid-fraction", type=float, default=0.0,
@@ -253,9 +253,10 @@ def _encode_shard(prefix, sources, parts, number, count, kind, arguments, encode
             base[done.source] += done.lines
             done.records["line"] += first
             done.records["source"] = done.source
+            tags = np.repeat(tag_numbers(done.records), done.records["sequences"])
+            writer.add(done.ids, done.lengths, done.documents, done.loss, (tags_of(kind, done.groups), tags))
             numbers = [groups.setdefault(group, len(groups)) for group in done.groups]
             done.records["group"] = np.array(numbers, np.uint32)[done.records["group"]]
-            writer.add(done.ids, done.lengths, done.documents, done.loss)
             writer.add_also("records", done.records.data)
             if signatures:
                 writer.add_also("signatures", done.signatures.data)

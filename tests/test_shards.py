@@ -4,6 +4,7 @@ import collections
 import itertools
 import json
 import random
+import re
 import subprocess
 import sys
 import time
@@ -12,13 +13,16 @@ import numpy as np
 import pytest
 import sentencepiece
 from conftest import ENVIRONMENT, LLAMA2, ROOT, call, needs_shared, sentences, snapshot, write_jsonl
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 import merge_datasets
 import preprocess_mono
 import preprocess_parallel
-from llamax import shards, sources
+from llamax import merge, shards, sources
 from llamax.files import InputError
+from llamax.indexed import writing_dataset
 from preprocess_parallel import Pair, swapped
 
 
@@ -102,7 +106,8 @@ def test_shards_and_workers_do_not_matter(kind, small_pieces, tmp_path, tokenize
     results["own"] = outcome(tmp_path / "own")
     assert not (tmp_path / "own" / "d.parts").exists()
     first = results[1, 1]
-    assert {"d.bin", "d.idx", "d.json", "d.keys", "d.rejects.jsonl", "d_valid.bin"} <= first.keys()
+    tags = {"d.tags", "d_valid.tags"}
+    assert {"d.bin", "d.idx", "d.json", "d.keys", "d.rejects.jsonl", "d_valid.bin", *tags} <= first.keys()
     for name, result in results.items():
         assert result == first, name
     whole = manifest(tmp_path / "1-1" / "d")
@@ -290,6 +295,93 @@ def test_merging_keeps_loss_masks(tmp_path, tokenizer_model, monkeypatch):
     mask = np.concatenate(read(tmp_path / "d_loss"))
     size = len(mask) // 6
     assert mask[: 2 * size].all() and mask[4 * size :].all() and not mask[2 * size : 4 * size].all()
+
+
+MONO = st.tuples(st.just("mono"), st.sampled_from(["en", "fr", "zh"]))
+PAIRS = st.one_of(
+    st.tuples(st.just("parallel"), st.sampled_from(["en-fr", "fr-en", "en-zh"])),
+    st.tuples(st.sampled_from(["augmented", "changed"]), st.sampled_from(["en-fr", "fr-fr"])),
+)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    mono=st.lists(MONO, min_size=1, max_size=12),
+    pairs=st.lists(PAIRS, min_size=1, max_size=12),
+    again=st.lists(st.integers(0, 11), max_size=3),
+    count=st.integers(1, 3),
+)
+def test_every_sequence_has_the_tag_of_its_record(mono, pairs, again, count, tokenizer_model, tmp_path_factory):
+    """Through the stages, dropped, repeated, held out, in shards, and merged with other datasets. Each record has a
+    number that is in its text, on both sides of a pair."""
+    folder = tmp_path_factory.mktemp("tags")
+    reference = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer_model))
+    expected = {}
+
+    def text(number, lang):
+        return f"w{number}x {sentences(lang, 1, number)[0]}"
+
+    def texts(i):
+        kind, lang = mono[i % len(mono)]
+        expected[str(i)] = [kind, lang]
+        return {"text": text(i, lang), "lang": lang}
+
+    def both(i):
+        kind, group = pairs[i % len(pairs)]
+        src, tgt = group.split("-")
+        # What "augment.py pairs" and "augment.py mono" write.
+        said = {"augmented": {"loss": "target"}, "changed": {"loss": "all", "origin": "augment-mono"}}
+        expected[str(100 + i)] = ["parallel" if kind == "parallel" else "augmented", "-".join(sorted((src, tgt)))]
+        sides = {"src": text(100 + i, src), "tgt": text(100 + i, tgt)}
+        return {**sides, "src_lang": src, "tgt_lang": tgt, **said.get(kind, {})}
+
+    def check(prefix):
+        found, path = manifest(prefix), prefix.parent / f"{prefix.name}.tags"
+        assert path.exists() == (len(found["tags"]) > 1)
+        if not found["sequences"]:  # of which megatron.core opens none
+            assert found["tags"] == []
+            return
+        documents, dataset = read(prefix), IndexedDataset(str(prefix))
+        sequences = np.diff(dataset.document_indices)
+        numbers = np.fromfile(path, "<u2") if path.exists() else np.zeros(found["sequences"], int)
+        names = [expected[re.search(r"w(\d+)x", reference.decode(ids))[1]] for ids in documents]
+        assert found["tags"] == sorted(map(list, set(map(tuple, names))))
+        assert [found["tags"][i] for i in numbers] == [
+            name for name, n in zip(names, sequences, strict=True) for _ in range(n)
+        ]
+
+    model = "--tokenizer-model", tokenizer_model, "--dedup", "--valid-fraction", 0.3, "--output-prefix"
+    for name, module, record, n, options in (
+        ("m", preprocess_mono, texts, len(mono), ("--block-size", 12)),
+        ("p", preprocess_parallel, both, len(pairs), ("--repeat-below", 4)),
+    ):
+        records = [record(i) for i in [*range(n), *(i for i in again if i < n)]]
+        source = write_jsonl(folder / f"{name}.jsonl", records)
+        for number in range(count):
+            call(module, "--input", source, *model, folder / name, *options, "--shard", f"{number}/{count}")
+        shards = [folder / f"{name}-{number:05d}-of-{count:05d}" for number in range(count)]
+        merge.merge_shards(list(map(str, shards)), str(folder / name), None, 1)
+        for prefix in (folder / name, folder / f"{name}_valid"):
+            check(prefix)
+    merge.merge_datasets([str(folder / name) for name in ("p_valid", "m", "m_valid", "p")], str(folder / "all"))
+    check(folder / "all")
+
+
+def test_more_tags_than_there_are_numbers(tmp_path):
+    names = [("parallel", f"{i:05x}") for i in range(65_536)]
+
+    def write(*spans):
+        with writing_dataset(tmp_path / "d", 10) as (writer, _):
+            for numbers in spans:
+                ones = np.ones(len(numbers), np.int64)
+                writer.add(ones, ones, ones, tags=(names, np.array(numbers)))
+
+    with pytest.raises(InputError, match=r"d.tags: cannot number more than 65,535 languages"):
+        write(range(65_536))
+    assert not list(tmp_path.iterdir())
+    write(range(60_000, 65_535), range(60_000))
+    assert np.fromfile(tmp_path / "d.tags", "<u2").tolist() == [*range(60_000, 65_535), *range(60_000)]
+    assert manifest(tmp_path / "d")["tags"] == list(map(list, names[:-1]))
 
 
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(tmp_path, tokenizer_model):
