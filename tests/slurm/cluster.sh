@@ -44,7 +44,9 @@ listening() {
     (: < "/dev/tcp/127.0.0.1/$1") 2> /dev/null
 }
 
-# Nodes have what slurm/*.sh ask for, whatever this machine has (config_overrides): it will be slower, no more.
+# Nodes have what slurm/*.sh ask for, whatever this machine has (config_overrides): it will be slower, no more. A job in
+# the partition `urgent` preempts those in `all`, which is the default: they have GraceTime to end by themselves. A
+# requeued job waits for cred_expire, two minutes on most clusters.
 configuration() {
     local host port
     host=$(uname -n)
@@ -58,7 +60,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
-AuthInfo=socket=$FOLDER/munge.socket
+AuthInfo=socket=$FOLDER/munge.socket,cred_expire=10
 StateSaveLocation=$FOLDER/state
 SlurmctldPidFile=$FOLDER/slurmctld.pid
 SlurmctldLogFile=$FOLDER/slurmctld.log
@@ -72,12 +74,16 @@ MpiDefault=none
 SwitchType=switch/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
-SchedulerParameters=batch_sched_delay=0
+SchedulerParameters=batch_sched_delay=0,sched_interval=1
 ReturnToService=2
 KillWait=1
+JobRequeue=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 NodeName=n1 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 1)) CPUs=8 RealMemory=16384
 NodeName=n2 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 2)) CPUs=8 RealMemory=16384
-PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PartitionName=all Nodes=ALL Default=YES PriorityTier=1 GraceTime=60 MaxTime=INFINITE State=UP
+PartitionName=urgent Nodes=ALL PriorityTier=2 PreemptMode=OFF MaxTime=INFINITE State=UP
 END
 }
 
@@ -103,7 +109,7 @@ start() {
 }
 
 both_idle() {
-    [[ $(sinfo --noheader --Node --format=%t 2> /dev/null) == idle$'\n'idle ]]
+    [[ $(sinfo --noheader --Node --partition=all --format=%t 2> /dev/null) == idle$'\n'idle ]]
 }
 
 last() {
