@@ -4,13 +4,14 @@
 # make scale         preprocessing and code-switching at full size: memory, rejects, duplicates (needs ../shared/data,
 #                    20 GB of disk)
 # make ablation      the paper's ablation in the toy world: 14 settings, 3 seeds (about an hour on two cores)
+# make soak          thirty kills in one run, and every layout resumed in every other (about half an hour on two cores)
 # Each target builds .venv first, once. PYTHON=python3.12 chooses the interpreter.
 
 PYTHON ?= python3
 AUGMENT ?= 1
 BIN := .venv/bin
 
-.PHONY: toy test lint real scale ablation clean
+.PHONY: toy test lint real scale ablation soak clean
 
 toy: .venv/installed
 	PYTHON=$(BIN)/python AUGMENT=$(AUGMENT) toy/run.sh
@@ -32,6 +33,9 @@ scale: .venv/installed-test
 
 ablation: .venv/installed
 	$(BIN)/python benchmarks/ablation.py --folder work/ablation
+
+soak: .venv/installed-test
+	SOAK=1 $(BIN)/python -m pytest -v tests/test_resume.py -k "layout or kills"
 
 clean:
 	rm -rf .venv work

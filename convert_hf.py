@@ -33,7 +33,7 @@ def get_args():
     parser = Parser(description=__doc__.split("\n\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     to_hf = commands.add_parser("to-hf", help="checkpoint to Hugging Face folder")
-    to_hf.add_argument("--load", required=True, metavar="DIR", help="a --save folder of training (its latest)")
+    to_hf.add_argument("--load", required=True, metavar="DIR", help="a --save folder of training (its newest)")
     to_hf.add_argument("--hf-model", required=True, metavar="DIR", help="folder whose config and tokenizer it has")
     to_hf.add_argument("--save", required=True, metavar="DIR", help="folder to make; must not exist")
     to_hf.add_argument("--dtype", choices=DTYPES, help="of the weights (default: config.json's, else float32)")
@@ -66,10 +66,13 @@ def config_for_both(config, dtype):
 
 
 def to_hf(args):
-    """Export the latest checkpoint of --load."""
+    """Export the newest checkpoint of --load."""
     shape = read_shape(args.hf_model)
     config = read_json(f"{args.hf_model}/config.json", "--hf-model")
-    iteration, folder = checkpoint.latest(args.load)
+    found = checkpoint.newest(args.load)
+    if found is None:
+        raise InputError(f"--load {args.load}: holds no checkpoint; check the path")
+    iteration, folder = found
     dtype = args.dtype or config.get("dtype") or config.get("torch_dtype") or "float32"
     model = build_model(shape, args, sequence_length=shape.max_position_embeddings)
     state = checkpoint.load(folder, checkpoint.sharded_state(model))
@@ -97,7 +100,7 @@ def to_megatron(args):
     args.params_dtype = HFWeights(args.hf_model).dtype(shape)
     model = build_model(shape, args, sequence_length=shape.max_position_embeddings)
     load_hf_weights(model, args.hf_model, shape)
-    checkpoint.save(args.save, 0, checkpoint.sharded_state(model), arguments={})
+    checkpoint.Saver(args.save).save(0, checkpoint.sharded_state(model))
     print(f"{checkpoint.folder_of(args.save, 0)}: {sum(p.numel() for p in model.parameters()):,} parameters")
 
 

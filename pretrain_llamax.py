@@ -7,13 +7,12 @@
 
 `--data-path W1 P1 W2 P2 …` is Megatron's: dataset prefixes with the share of samples each gives. `--hf-model` names a
 Hugging Face folder: the model's shape comes from its config.json, its weights from its safetensors files, unless
---init-weights asks for random ones. Checkpoints, run.json (what the run was made from), metrics.jsonl, TensorBoard
-events and loss.png go to --save; with --load the run goes on from the latest checkpoint there, if there is one.
+--init-weights asks for random ones or --pretrained-checkpoint for those of another run. Checkpoints, run.json (what
+the run was made from), metrics.jsonl, TensorBoard events and loss.png go to --save; with --load the run goes on from
+the newest checkpoint there, if there is one. SIGTERM and SIGUSR1 make it save and end with status 0.
 """
 
-import math
 import platform
-import re
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -21,17 +20,27 @@ from pathlib import Path
 from llamax import runtime  # isort: skip  (first: it silences megatron.core's warnings at import)
 import torch
 from megatron.core import parallel_state
-from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
-from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
-from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.datasets.utils import get_blend_from_list
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.module import Float16Module
+from megatron.core.utils import get_batch_on_this_cp_rank
 
-from llamax import checkpoint
-from llamax.data import PACKING, SequentialSampler, attention_mask, build_datasets, data_prefixes
-from llamax.files import InputError, Parser, existing_folder, read_json, run, write_json
+from llamax import checkpoint, estimate
+from llamax.arguments import add_planning_arguments, add_training_arguments, check_args
+from llamax.data import (
+    SequentialSampler,
+    attention_mask,
+    build_datasets,
+    content_of,
+    data_prefixes,
+    order_digest,
+    rows_per_source,
+)
+from llamax.files import InputError, Parser, read_json, run, write_json
+from llamax.guard import Guard
 from llamax.metrics import Metrics
 from llamax.model import build_model, read_shape
+from llamax.optimizer import build_optimizer, gradient_norm, update, whole_parameters, wrap_model
 from llamax.weights import load_hf_weights
 
 
@@ -42,112 +51,54 @@ def get_args():
     data.add_argument("--valid-data-path", nargs="+", help="held-out data in the same form (instead of --split)")
     data.add_argument("--split", default="99,1,0", help="train,valid,test shares of each dataset (default %(default)s)")
     add_training_arguments(parser)
+    add_planning_arguments(parser)
     args = parser.parse_args()
     check_args(args)
     return args
 
 
-def add_training_arguments(parser, **defaults):
-    """The options of pre-training and fine-tuning alike; `defaults` replace those below."""
-    add = parser.add_argument_group("model").add_argument
-    add("--hf-model", required=True, metavar="DIR", help="Hugging Face Llama folder: config.json, safetensors")
-    add("--init-weights", action="store_true", help="start from random weights, not from those of --hf-model")
-    add("--save", required=True, metavar="DIR", help="checkpoints, metrics and pictures go here")
-    add("--load", metavar="DIR", help="go on from the latest checkpoint in this --save folder, if it has one")
-    add("--data-cache-path", metavar="DIR", help="where dataset indices are cached (default: SAVE/data_cache)")
-    add = parser.add_argument_group("batches").add_argument
-    add("--seq-length", type=int, default=512, help="tokens a row (default %(default)s)")
-    add("--packing", choices=PACKING, default="across", help="how entries fill rows: joined end to end with attention "
-        "across them, whole with attention inside each, or one entry a row (default %(default)s)")  # fmt: skip
-    add("--micro-batch-size", type=int, default=32, help="rows a rank computes at once (default %(default)s)")
-    add("--global-batch-size", type=int, help="rows an optimizer step (default: one micro-batch a rank)")
-    add("--train-iters", type=int, required="train_iters" not in defaults, help="optimizer steps in all")
-    add("--eval-interval", type=int, default=100, help="steps between held-out losses, 0: never (default %(default)s)")
-    add("--eval-iters", type=int, default=10, help="global batches a held-out loss (default %(default)s)")
-    add("--num-workers", type=int, default=0, help="processes a rank that read data (default %(default)s: none)")
-    add = parser.add_argument_group("optimizer").add_argument
-    add("--lr", type=float, default=2e-5, help="peak learning rate of AdamW (default %(default)s)")
-    add("--min-lr", type=float, default=0.0, help="at the end of a cosine (default %(default)s)")
-    add("--lr-decay-style", choices=("cosine", "constant", "linear"), default="cosine")
-    add("--lr-warmup-fraction", type=float, default=0.01, help="share of steps that warm up (default %(default)s)")
-    add("--weight-decay", type=float, default=0.1, help="default %(default)s")
-    add("--adam-beta2", type=float, default=0.95, help="default %(default)s")
-    add("--clip-grad", type=float, default=1.0, help="norm gradients are clipped to (default %(default)s)")
-    add = parser.add_argument_group("run").add_argument
-    add("--tensor-model-parallel-size", type=int, default=1)
-    add("--pipeline-model-parallel-size", type=int, default=1)
-    add("--bf16", action="store_true", help="bfloat16 weights with fp32 main weights (default: fp32)")
-    add("--recompute-granularity", choices=("full", "selective"), help="recompute activations to save memory")
-    add("--save-interval", type=int, default=0, help="steps between checkpoints; 0: only at the end")
-    add("--exit-interval", type=int, help="save and exit after this step, as if the job's time were up")
-    add("--log-interval", type=int, default=10, help="steps between log lines (default %(default)s)")
-    add("--seed", type=int, default=1234, help="of initial weights and data order (default %(default)s)")
-    add("--distributed-timeout-minutes", type=float, default=10, help="a collective that hangs ends the run")
-    parser.set_defaults(**defaults)
-
-
-def check_args(args, problems=()):
-    """Raise one InputError with everything wrong, `problems` included; fill in what depends on the world size."""
-    rank, world_size, _ = runtime.ranks()
-    model_parallel = args.tensor_model_parallel_size * args.pipeline_model_parallel_size
-    if args.global_batch_size is None:
-        args.global_batch_size = args.micro_batch_size * max(world_size // max(model_parallel, 1), 1)
-    problems = [*problems, *runtime.check_parallelism(args, world_size)]
-    for flag, smallest in (("seq_length", 2), ("train_iters", 1), ("log_interval", 1), ("save_interval", 0),
-                           ("eval_interval", 0), ("eval_iters", 1), ("num_workers", 0), ("lr", 0), ("min_lr", 0),
-                           ("weight_decay", 0), ("clip_grad", 0)):  # fmt: skip
-        value = getattr(args, flag)
-        if value is not None and not smallest <= value < math.inf:
-            problems.append(f"--{flag.replace('_', '-')} {getattr(args, flag)}: expected at least {smallest}")
-    shares = args.split.split(",")
-    if len(shares) != 3 or not all(re.fullmatch(r"\d+(\.\d+)?", share) for share in shares) or float(shares[0]) <= 0:
-        problems.append(f"--split {args.split}: expected three numbers like 99,1,0, the first above 0")
-    for flag in ("lr_warmup_fraction", "adam_beta2"):
-        if not 0 <= getattr(args, flag) < 1:
-            problems.append(f"--{flag.replace('_', '-')} {getattr(args, flag)}: expected at least 0 and below 1")
-    if args.min_lr > args.lr:
-        problems.append(f"--min-lr {args.min_lr}: above --lr {args.lr}")
-    if problems:
-        if rank:
-            raise SystemExit(1)  # one line is enough
-        raise InputError("; ".join(problems))
-    existing_folder(args.hf_model, "--hf-model")
-    if not args.load and (Path(args.save) / checkpoint.TRACKER).is_file():
-        raise InputError(
-            f"--save {args.save}: holds checkpoints; go on from them with --load {args.save}, or choose another folder"
-        )
-    args.data_cache_path = args.data_cache_path or str(Path(args.save) / "data_cache")
-
-
 def get_batch(iterator):
-    """The next micro-batch on this rank's device: tokens, labels, loss_mask, position_ids, attention_mask (or None)."""
-    batch = next(iterator)
+    """The next micro-batch on this rank's device: tokens, labels, loss_mask, position_ids, attention_mask, groups.
+
+    All are [b, s] (with context parallelism, this rank's part of s), but for the mask: [b, 1, s, s] or None.
+    """
     device = torch.cuda.current_device()
-    tokens, labels, loss_mask = (batch[key].to(device, non_blocking=True) for key in ("tokens", "labels", "loss_mask"))
-    position_ids = torch.arange(tokens.shape[1], device=device).expand_as(tokens)
+    batch = {key: tensor.to(device, non_blocking=True) for key, tensor in next(iterator).items()}
     # Row-wise causal attention needs no mask; RoPE is relative, so entries need no positions of their own.
-    several = "segments" in batch and bool((batch["segments"] > 0).any())
-    mask = attention_mask(batch["segments"].to(device)) if several else None
-    return tokens, labels, loss_mask, position_ids, mask
+    segments = batch.pop("segments", None)
+    several = segments is not None and bool((segments > 0).any())
+    batch["position_ids"] = torch.arange(batch["tokens"].shape[1], device=device).expand_as(batch["tokens"])
+    batch = get_batch_on_this_cp_rank(batch)
+    mask = attention_mask(segments) if several else None
+    return batch["tokens"], batch["labels"], batch["loss_mask"], batch["position_ids"], mask, batch.get("groups")
 
 
 def forward_step(iterator, model):
     """One micro-batch: per-token losses [b, s], and the function that sums them (megatron.core's interface)."""
-    tokens, labels, loss_mask, position_ids, mask = get_batch(iterator)
+    tokens, labels, loss_mask, position_ids, mask, groups = get_batch(iterator)
     losses = model(tokens, position_ids, mask, labels=labels)
 
     def loss_function(losses):
         # (sum, number of tokens, report): with calculate_per_token_loss, gradients are divided by the number of
         # tokens with loss in the whole global batch, however unequally micro-batches share them.
-        total = (losses.float() * loss_mask).sum()
-        tokens_with_loss = loss_mask.sum().int()
-        return total, tokens_with_loss, {"loss": torch.stack([total.detach(), tokens_with_loss.float()])}
+        losses = losses.float() * loss_mask
+        report = torch.stack([losses.detach(), loss_mask], dim=-1).view(-1, 2)
+        return losses.sum(), loss_mask.sum().int(), {"sums": sums_by_group(report, groups)}
 
     return losses, loss_function
 
 
-def run_batches(model, iterator, args, forward_only=False):
-    """Forward (and backward) over one global batch: (sum of losses, tokens with loss), the same on every rank."""
+def sums_by_group(values, groups):
+    """Sums of `values` [n, 2] for each of `groups` (int, n in all; -1: none): [groups, 2]; without groups [1, 2]."""
+    if groups is None:
+        return values.sum(dim=0, keepdim=True)
+    sums = values.new_zeros(int(groups.max()) + 2, 2)
+    return sums.index_add_(0, groups.reshape(-1) + 1, values)[1:]
+
+
+def run_batches(model, iterator, args, groups=1, forward_only=False):
+    """Forward (and backward) over one global batch: (sum of losses, tokens with loss) of each group, [groups, 2], the
+    same on every rank."""
     data_parallel = parallel_state.get_data_parallel_world_size()
     reports = get_forward_backward_func()(
         forward_step_func=forward_step,
@@ -159,12 +110,12 @@ def run_batches(model, iterator, args, forward_only=False):
         forward_only=forward_only,
     )
     # Only the last pipeline stage has losses: the sum over data-parallel ranks and stages is everybody's.
-    total = torch.zeros(2, dtype=torch.float64, device=torch.cuda.current_device())
+    total = torch.zeros(groups, 2, dtype=torch.float64, device=torch.cuda.current_device())
     for report in reports:
-        total += report["loss"]
-    torch.distributed.all_reduce(total, group=parallel_state.get_data_parallel_group())
+        total[: len(report["sums"])] += report["sums"]
+    torch.distributed.all_reduce(total, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
     torch.distributed.all_reduce(total, group=parallel_state.get_pipeline_model_parallel_group())
-    return total.tolist()
+    return total
 
 
 def batches(dataset, consumed, args):
@@ -183,92 +134,128 @@ def batches(dataset, consumed, args):
     )
 
 
+def datasets(args, shape):
+    """(training data, held-out data or None, names of the held-out groups), as long as the run needs them."""
+    rows, held_out_rows = args.train_iters * args.global_batch_size, args.eval_iters * args.global_batch_size
+    held_out_rows = held_out_rows if args.eval_interval else 0
+    train_data, valid_data, groups = build_datasets(args, shape.vocab_size, rows, held_out_rows)
+    if len(train_data) < rows:
+        raise InputError(
+            f"--train-iters {args.train_iters}: needs {rows} rows, one epoch of --data-path has {len(train_data)}; "
+            "give fewer steps, or weights to repeat the data"
+        )
+    if valid_data is not None and len(valid_data) < args.global_batch_size:
+        runtime.log(f"no held-out loss: {len(valid_data)} held-out rows are less than one global batch")
+        valid_data = None
+    return train_data, valid_data, groups
+
+
 def set_up(args, shape):
     """(model, optimizer, scheduler) of this rank, weights loaded or initialised."""
     model = build_model(shape, args, args.seq_length)
-    if not args.init_weights:
+    if not args.init_weights and not args.pretrained_checkpoint:
         load_hf_weights(model, args.hf_model, shape)
-    config = model.config
     if args.bf16:
-        model = Float16Module(config, model)
-    model = DistributedDataParallel(config, DistributedDataParallelConfig(grad_reduce_in_fp32=True), model)
-    model.broadcast_params()
-    optimizer = get_megatron_optimizer(
-        OptimizerConfig(
-            lr=args.lr,
-            min_lr=args.min_lr,
-            weight_decay=args.weight_decay,
-            adam_beta1=0.9,
-            adam_beta2=args.adam_beta2,
-            clip_grad=args.clip_grad,
-            bf16=args.bf16,
-            params_dtype=torch.bfloat16 if args.bf16 else torch.float32,
-        ),
-        [model],
-    )
-    scheduler = OptimizerParamScheduler(
-        optimizer,
-        init_lr=0.0,
-        max_lr=args.lr,
-        min_lr=args.min_lr,
-        lr_warmup_steps=int(args.lr_warmup_fraction * args.train_iters),
-        lr_decay_steps=args.train_iters,
-        lr_decay_style=args.lr_decay_style,
-        start_wd=args.weight_decay,
-        end_wd=args.weight_decay,
-        wd_incr_steps=args.train_iters,
-        wd_incr_style="constant",
-        use_checkpoint_opt_param_scheduler=False,
-    )
-    config.finalize_model_grads_func = finalize_model_grads
-    config.no_sync_func = model.no_sync
-    return model, optimizer, scheduler
+        model = Float16Module(model.config, model)
+    model = wrap_model(model, args)
+    return model, *build_optimizer(model, args)
 
 
-# What a resumed run must have in common with the run it goes on from.
+def start_from_weights(args, model, optimizer):
+    """Load the weights, and no more, of the newest checkpoint under --pretrained-checkpoint."""
+    found = checkpoint.newest(args.pretrained_checkpoint, "--pretrained-checkpoint")
+    if found is None:
+        raise InputError(f"--pretrained-checkpoint {args.pretrained_checkpoint}: holds no checkpoint; check the path")
+    state = checkpoint.load(found[1], checkpoint.sharded_state(model))
+    checkpoint.unwrap(model).load_state_dict(state["model"])
+    optimizer.reload_model_params()
+    runtime.log(f"weights of {found[1]}")
+
+
+# What a resumed run must have in common with the run it goes on from, beside its data: what decides the order of rows,
+# the learning rate and the form of the optimizer's state.
 UNCHANGED = (
-    "data_path", "valid_data_path", "split", "seq_length", "packing", "global_batch_size", "seed", "train_iters",
-    "lr", "min_lr", "lr_decay_style", "lr_warmup_fraction", "weight_decay", "adam_beta2",
+    "split", "seq_length", "packing", "global_batch_size", "seed", "lr", "min_lr", "lr_decay_style", "lr_decay_iters",
+    "lr_warmup_fraction", "weight_decay", "adam_beta2", "use_distributed_optimizer", "bf16",
 )  # fmt: skip
 
 
-def resume(args, model, optimizer, scheduler):
-    """The step to go on from: that of the latest checkpoint under --load, or 0."""
-    if not args.load or not (Path(args.load) / checkpoint.TRACKER).is_file():
-        return 0
-    iteration, folder = checkpoint.latest(args.load)
-    if iteration == 0:  # weights from convert_hf.py to-megatron, without an optimizer
-        state = checkpoint.load(folder, checkpoint.sharded_state(model))
-        checkpoint.unwrap(model).load_state_dict(state["model"])
-        optimizer.reload_model_params()
-        return 0
-    state = checkpoint.load(folder, checkpoint.sharded_state(model, optimizer, scheduler, is_loading=True))
-    saved = state["arguments"]
-    changed = [f"--{name.replace('_', '-')} {getattr(args, name)} ({saved.get(name)})" for name in UNCHANGED
-               if getattr(args, name) != saved.get(name)]  # fmt: skip
+def blends(args):
+    """Weight and content of each dataset, wherever it lies: what decides, with the seed, the order of rows."""
+    found = {}
+    for flag, path in (("--data-path", args.data_path), ("--valid-data-path", args.valid_data_path)):
+        if path:
+            prefixes, weights = get_blend_from_list(path)
+            contents = [content_of(read_json(f"{prefix}.json")) for prefix in prefixes]
+            found[flag] = [contents, weights]
+    return found
+
+
+def check_resume(args, folder, saved, train_data):
+    """Raise InputError where going on from a checkpoint would not be what an uninterrupted run does."""
+    anew = "give the same, or start anew from its weights with --pretrained-checkpoint and another --save"
+    if "run" not in saved:
+        raise InputError(
+            f"--load {folder}: holds weights only, nothing to go on from; start from them with --pretrained-checkpoint"
+        )
+    before, now = saved["run"], vars(args)
+    changed = [f"--{name.replace('_', '-')} {now[name]} ({before['arguments'].get(name)})" for name in UNCHANGED
+               if now[name] != before["arguments"].get(name)]  # fmt: skip
+    changed += [f"{flag} (other datasets or weights)" for flag, blend in blends(args).items()
+                if blend != before["blends"].get(flag)]  # fmt: skip
     if changed:
         raise InputError(
             f"--load {folder}: was trained with other values of {', '.join(changed)}, which decide data order and "
-            "learning rate; give the same, or start anew from its weights (convert_hf.py to-hf)"
+            f"learning rate; {anew}"
         )
+    if order_digest(train_data, saved["iteration"] * args.global_batch_size) != before["order"]:
+        raise InputError(
+            f"--load {folder}: --train-iters {args.train_iters} ({before['arguments']['train_iters']}) takes other "
+            f"numbers of epochs, which would change the order of the rows already trained on; {anew}"
+        )
+
+
+def resume(args, model, optimizer, scheduler, guard, train_data):
+    """(step to go on from, whether its held-out loss is known), from the newest checkpoint of --load, or (0, False)."""
+    found = checkpoint.newest(args.load) if args.load else None
+    if found is None:
+        if args.pretrained_checkpoint:
+            start_from_weights(args, model, optimizer)
+        return 0, False
+    iteration, folder = found
+    saved = checkpoint.load_plain(folder)
+    runtime.on_first_rank(lambda: check_resume(args, folder, saved, train_data))
+    state = checkpoint.sharded_state(model, optimizer, scheduler, is_loading=True)
+    if saved["run"]["arguments"]["world_size"] != args.world_size:
+        del state["rng"]  # each rank's own; with others there is no exact continuation of random draws
+    state = checkpoint.load(folder, state)
     checkpoint.unwrap(model).load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])
+    guard.load_state_dict(state["guard"])
+    if "rng" in state:
+        checkpoint.restore_generators(state["rng"])
     runtime.log(f"resumed from {folder}")
-    return iteration
+    return iteration, state["held_out"]
 
 
-def evaluate(model, dataset, args):
-    """The held-out loss per token with loss, over --eval-iters global batches."""
-    model.eval()
+def evaluate(model, dataset, groups, args, interrupted):
+    """Held-out losses per token with loss over --eval-iters global batches: {"valid_loss": all, "valid_loss/mono": of a
+    kind, "valid_loss/mono/fr": of a language in it}; None if interrupted() was true in between."""
+    total = torch.zeros(len(groups), 2, dtype=torch.float64)
     iterator = batches(dataset, 0, args)
-    total = tokens = 0.0
-    with torch.no_grad():
+    model.eval()
+    with whole_parameters(model), torch.no_grad():
         for _ in range(min(args.eval_iters, len(dataset) // args.global_batch_size)):
-            losses, count = run_batches(model, iterator, args, forward_only=True)
-            total, tokens = total + losses, tokens + count
+            if interrupted():
+                return None
+            total += run_batches(model, iterator, args, len(groups), forward_only=True).cpu()
     model.train()
-    return total / max(tokens, 1)
+    sums = {}
+    for (kind, language), row in zip(groups, total, strict=True):
+        for name in ("valid_loss", f"valid_loss/{kind}", f"valid_loss/{kind}/{language}"):
+            sums[name] = sums.get(name, 0) + row
+    return {name: (loss / tokens).item() for name, (loss, tokens) in sums.items() if tokens}
 
 
 def record(args):
@@ -281,65 +268,126 @@ def record(args):
     }
 
 
-def train(args):
-    """Train on args.data_path: the loop of pre-training and fine-tuning. The process group must be there."""
+def tflops(args, tokens_per_second):
+    """Model TFLOP/s a rank and, where the peak is known, its share (MFU); llamax/estimate.py says what is counted."""
+    rate = tokens_per_second * estimate.flops_per_token(read_shape(args.hf_model), args.seq_length) / args.world_size
+    peak = 1e12 * args.peak_tflops if args.peak_tflops else None
+    if peak is None and torch.cuda.is_available():
+        peak = estimate.peak_flops(torch.cuda.get_device_name(), args.fp8_format is not None)
+    return {"tflops": rate / 1e12, **({"mfu": rate / peak} if peak else {})}
+
+
+def train_step(model, optimizer, scheduler, iterator, guard, args):
+    """One optimizer step: (its numbers for the metrics, why its update was skipped or None)."""
+    start = time.perf_counter()
+    model.zero_grad_buffer()
+    optimizer.zero_grad()
+    [[loss, tokens]] = run_batches(model, iterator, args).tolist()
+    loss /= max(tokens, 1)
+    grad_norm, lr = gradient_norm(optimizer), optimizer.param_groups[0]["lr"]
+    skipped = guard.judge(loss, grad_norm)
+    if not skipped:
+        update(optimizer, grad_norm)
+    scheduler.step(increment=1)
+    speed = args.global_batch_size * args.seq_length / (time.perf_counter() - start)  # of places, padding included
+    return {
+        "loss": loss,
+        "tokens": int(tokens),
+        "lr": lr,
+        "grad_norm": grad_norm,
+        "skipped_steps": guard.skipped,
+        "tokens_per_second": speed,
+        **tflops(args, speed),
+    }, skipped
+
+
+def train(args, watchdog, stop):
+    """Train on args.data_path: the loop of pre-training and fine-tuning, inside runtime.joined."""
     shape = read_shape(args.hf_model)
-    rows, held_out_rows = args.train_iters * args.global_batch_size, args.eval_iters * args.global_batch_size
-    train_data, valid_data = build_datasets(args, shape.vocab_size, rows, held_out_rows if args.eval_interval else 0)
-    if len(train_data) < rows:
-        raise InputError(
-            f"--train-iters {args.train_iters}: needs {rows} rows, one epoch of --data-path has {len(train_data)}; "
-            "give fewer steps, or weights to repeat the data"
-        )
-    if valid_data is not None and len(valid_data) < args.global_batch_size:
-        runtime.log(f"no held-out loss: {len(valid_data)} held-out rows are less than one global batch")
-        valid_data = None
+    watchdog.at("reading the data")
+    train_data, valid_data, groups = datasets(args, shape)
+    guard = Guard(args.spike_factor)
+    watchdog.at("loading the model")
     model, optimizer, scheduler = set_up(args, shape)
-    done = resume(args, model, optimizer, scheduler)
+    done, held_out = resume(args, model, optimizer, scheduler, guard, train_data)
+    origin = {"arguments": vars(args), "blends": blends(args)}
+    saver = checkpoint.Saver(args.save, args.save_total_limit, args.async_save)
     runtime.on_first_rank(lambda: write_json(Path(args.save) / "run.json", record(args)))
     parameters = sum(p.numel() for p in model.parameters())
     runtime.log(f"{parameters:,} parameters on the first rank; step {done} of {args.train_iters}")
 
-    iterator = batches(train_data, done * args.global_batch_size, args)
+    def save(iteration):
+        order = runtime.on_first_rank(lambda: order_digest(train_data, iteration * args.global_batch_size))
+        plain = {"run": {**origin, "order": order}, "guard": guard.state_dict(), "held_out": held_out}
+        with whole_parameters(model):
+            saver.save(iteration, {**checkpoint.sharded_state(model, optimizer, scheduler), **plain})
+
+    def due(interval):
+        return interval and (iteration % interval == 0 or iteration == args.train_iters)
+
+    def interrupted():
+        watchdog.at(f"the held-out loss after step {iteration}")
+        return stop.agreed()
+
+    iteration = saved = done
     last = min(args.train_iters, args.exit_interval or args.train_iters)
-    with Metrics(args.save, done, runtime.is_first_rank()) as metrics:
-
-        def hold_out(iteration):
-            if valid_data is not None and args.eval_interval:
-                metrics.add(iteration, valid_loss=evaluate(model, valid_data, args))
-
-        if done == 0:
-            hold_out(0)
-        model.train()
-        start = time.perf_counter()
-        for iteration in range(done + 1, last + 1):
-            model.zero_grad_buffer()
-            optimizer.zero_grad()
-            loss_sum, tokens = run_batches(model, iterator, args)
-            _, grad_norm, _ = optimizer.step()
-            lr = optimizer.param_groups[0]["lr"]
-            scheduler.step(increment=1)
-
-            seconds = time.perf_counter() - start
-            speed = args.global_batch_size * args.seq_length / seconds  # places in rows, padding included
-            metrics.add(iteration, loss=loss_sum / max(tokens, 1), tokens=int(tokens), lr=lr, grad_norm=grad_norm,
-                        tokens_per_second=speed)  # fmt: skip
+    iterator = batches(train_data, done * args.global_batch_size, args)
+    model.train()
+    with Metrics(args, done, runtime.is_first_rank()) as metrics:
+        while True:  # at the end of step `iteration`, which is 0 before the first
+            if valid_data is not None and due(args.eval_interval) and not held_out:
+                losses = evaluate(model, valid_data, groups, args, interrupted)
+                if losses is not None:
+                    metrics.add(iteration, losses)
+                    held_out = True
+            watchdog.at(f"the end of step {iteration}")
+            ended = "done" if iteration >= last else stop.agreed()
+            if iteration != saved and (ended or due(args.save_interval)):
+                save(iteration)
+                saved = iteration
+            saver.poll(wait=bool(ended))
+            if ended:
+                break
+            iteration, held_out = iteration + 1, False
+            watchdog.at(f"step {iteration}")
+            numbers, skipped = train_step(model, optimizer, scheduler, iterator, guard, args)
+            metrics.add(iteration, numbers)
+            if skipped:
+                runtime.log(f"step {iteration}: skipped, because {skipped}")
+            if guard.in_a_row >= args.max_skipped_steps:
+                raise InputError(
+                    f"--max-skipped-steps {args.max_skipped_steps}: so many in a row were skipped, step {iteration} "
+                    f"because {skipped}; look at the data, or go on from step {saved} with a lower --lr"
+                )
             if iteration % args.log_interval == 0 or iteration == last:
+                rows = rows_per_source(train_data, iteration * args.global_batch_size)
+                metrics.add(iteration, {f"consumed_tokens/{name}": n * args.seq_length for name, n in rows.items()})
                 metrics.log(iteration, args.train_iters)
-            if iteration == args.train_iters or (args.eval_interval and iteration % args.eval_interval == 0):
-                hold_out(iteration)
-            if iteration == last or (args.save_interval and iteration % args.save_interval == 0):
-                state = checkpoint.sharded_state(model, optimizer, scheduler)
-                checkpoint.save(args.save, iteration, state, vars(args))
-            start = time.perf_counter()
-    runtime.log(f"saved {checkpoint.folder_of(args.save, max(done, last))}")
+    runtime.log(
+        f"{ended} at step {iteration}: {checkpoint.folder_of(args.save, saved) if saved else 'nothing to save'}"
+    )
+
+
+def dry_run(args):
+    """Print what a run would need, without starting it."""
+    manifests = [Path(f"{prefix}.json") for prefix in data_prefixes(args)]
+    tokens = sum(read_json(path)["tokens"] for path in manifests) if all(path.is_file() for path in manifests) else None
+    peak = args.peak_tflops or 312  # an A100's
+    text, problem = estimate.report(
+        read_shape(args.hf_model), args, args.world_size, args.gpu_memory, peak, args.mfu, tokens
+    )
+    print(text)
+    if problem:
+        raise InputError(f"--dry-run: {problem}")
 
 
 def main():
     args = get_args()
-    runtime.initialize(args)
-    train(args)
-    runtime.shutdown()
+    if args.dry_run is not None:
+        dry_run(args)
+        return
+    with runtime.joined(args) as (watchdog, stop):
+        train(args, watchdog, stop)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,13 @@ from pathlib import Path
 from llamax import runtime  # isort: skip  (first: it silences megatron.core's warnings at import)
 import numpy as np
 
+from llamax.arguments import add_training_arguments, check_args
 from llamax.files import InputError, Parser, existing_file, fingerprint, run
 from llamax.indexed import already_done, read_manifest, writing_dataset
 from llamax.prompts import alpaca_prompt, prompt_ids, response_ids
 from llamax.records import Reject, Rejects, Unusable, usable_text
 from llamax.tokenizer import load_tokenizer
-from pretrain_llamax import add_training_arguments, check_args, train
+from pretrain_llamax import train
 
 
 def get_args():
@@ -123,15 +124,15 @@ def preprocess(args):
 
 def main():
     args = get_args()
-    runtime.initialize(args)
-    prefix = runtime.on_first_rank(lambda: preprocess(args))
-    args.data_path = ["1", prefix]
-    if args.train_iters is None:
-        shares = [float(share) for share in args.split.split(",")]
-        examples = read_manifest(prefix)["documents"] * shares[0] / sum(shares)
-        args.train_iters = max(1, round(args.num_train_epochs * examples / args.global_batch_size))
-    train(args)
-    runtime.shutdown()
+    with runtime.joined(args) as (watchdog, stop):
+        prefix = runtime.on_first_rank(lambda: preprocess(args))
+        args.data_path = ["1", prefix]
+        if args.train_iters is None:
+            shares = [float(share) for share in args.split.split(",")]
+            examples = read_manifest(prefix)["documents"] * shares[0] / sum(shares)
+            args.train_iters = max(1, round(args.num_train_epochs * examples / args.global_batch_size))
+        args.lr_decay_iters = args.lr_decay_iters or args.train_iters
+        train(args, watchdog, stop)
 
 
 if __name__ == "__main__":

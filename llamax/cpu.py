@@ -9,6 +9,7 @@ TorchFunctionMode would do the same, but costs a Python call at every operation,
 import functools
 
 import torch
+from megatron.core.tensor_parallel import random
 
 
 def install():
@@ -19,6 +20,9 @@ def install():
     torch.cuda.synchronize = lambda device=None: None
     torch.Tensor.cuda = lambda tensor, *args, **kwargs: tensor
     torch.Tensor.type = _cuda_type_name(torch.Tensor.type)
+    # Recomputing activations restores both generators; here they are one.
+    random._get_cuda_rng_state = lambda *args, **kwargs: torch.get_rng_state()
+    random._set_cuda_rng_state = lambda state, *args, **kwargs: torch.set_rng_state(state)
     for name in ("empty", "zeros", "ones", "full", "tensor", "arange", "rand", "randn"):
         setattr(torch, name, _on_cpu(getattr(torch, name)))
 

@@ -4,7 +4,6 @@ Transformer Engine's layers where it is installed and a GPU is there, megatron.c
 on torch.nn.functional.scaled_dot_product_attention (the local attention materialises the score matrix).
 """
 
-import importlib.util
 import math
 from dataclasses import dataclass
 
@@ -16,9 +15,11 @@ from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_with_transformer_engine_spec,
 )
 from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from llamax.files import InputError, read_json
+from llamax.runtime import has_transformer_engine
 
 # megatron.core lets only the factor of Llama-3.1's RoPE scaling be chosen; the rest is fixed to Llama-3.1's values.
 _FIXED_ROPE_SCALING = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
@@ -95,15 +96,12 @@ def shape_of(config):
     )
 
 
-def has_transformer_engine():
-    return torch.cuda.is_available() and importlib.util.find_spec("transformer_engine") is not None
-
-
 def transformer_config(shape, args):
     """megatron.core's TransformerConfig for a Llama.
 
     `args` has Megatron's names: tensor_model_parallel_size, pipeline_model_parallel_size, bf16, and optionally
-    params_dtype (else bf16 decides) and recompute_granularity.
+    params_dtype (else bf16 decides), recompute_granularity, context_parallel_size, sequence_parallel, fp8_format and
+    init_weights.
     """
     on_gpu = torch.cuda.is_available()
     engine = has_transformer_engine()
@@ -137,6 +135,10 @@ def transformer_config(shape, args):
         calculate_per_token_loss=True,  # micro-batches have unequal numbers of tokens with loss
         tensor_model_parallel_size=args.tensor_model_parallel_size,
         pipeline_model_parallel_size=args.pipeline_model_parallel_size,
+        context_parallel_size=getattr(args, "context_parallel_size", 1),
+        sequence_parallel=getattr(args, "sequence_parallel", False) and args.tensor_model_parallel_size > 1,
+        fp8=getattr(args, "fp8_format", None),
+        perform_initialization=getattr(args, "init_weights", False),  # else weights are read
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=dtype == torch.bfloat16,
@@ -152,6 +154,18 @@ def transformer_config(shape, args):
         recompute_method="uniform" if recompute == "full" else None,
         recompute_num_layers=1 if recompute == "full" else None,
     )
+
+
+class RMSNorm(torch.nn.RMSNorm):
+    """torch's RMSNorm for the layer spec; megatron.core's own refuses sequence parallelism.
+
+    With it, each tensor-parallel rank norms its share of the positions, and megatron.core sums the gradients of the
+    weights that say so.
+    """
+
+    def __init__(self, config, hidden_size, eps=1e-5, **unused):
+        super().__init__(hidden_size, eps=eps, dtype=config.params_dtype)
+        self.weight.sequence_parallel = config.sequence_parallel
 
 
 class CausalAttention(MegatronModule):
@@ -185,6 +199,27 @@ class CausalAttention(MegatronModule):
         return {}  # no parameters
 
 
+class _CrossEntropy(torch.autograd.Function):
+    """Losses [s, b] of logits [s, b, v] of which the first `kept` count. Overwrites the logits, as megatron.core's
+    cross-entropy does, which passes over them twice as often."""
+
+    @staticmethod
+    def forward(ctx, logits, labels, kept):
+        ctx.dtype = logits.dtype
+        logs = logits.detach().float()
+        logs[..., kept:] = -math.inf
+        torch.log_softmax(logs, -1, out=logs)
+        ctx.save_for_backward(logs, labels)
+        return -logs.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+
+    @staticmethod
+    def backward(ctx, grad):
+        logs, labels = ctx.saved_tensors
+        softmax, labels = logs.exp_(), labels.unsqueeze(-1)
+        softmax.scatter_add_(-1, labels, softmax.new_tensor(-1.0).expand(labels.shape))
+        return softmax.mul_(grad.unsqueeze(-1)).to(ctx.dtype), None, None
+
+
 class Llama(GPTModel):
     """GPTModel whose padded vocabulary rows take no part in the loss.
 
@@ -197,6 +232,9 @@ class Llama(GPTModel):
         self.true_vocab_size = true_vocab_size
 
     def compute_language_model_loss(self, labels, logits):
+        if parallel_state.get_tensor_model_parallel_world_size() == 1:
+            labels = labels.transpose(0, 1).contiguous()
+            return _CrossEntropy.apply(logits, labels, self.true_vocab_size).transpose(0, 1).contiguous()
         # logits [s, b, v/tp]: this rank holds rows first … first + v/tp
         first = parallel_state.get_tensor_model_parallel_rank() * logits.shape[-1]
         kept = max(self.true_vocab_size - first, 0)
@@ -212,16 +250,28 @@ def padded_vocab_size(vocab_size, multiple=128):
     return -(-vocab_size // multiple) * multiple
 
 
+_PARTITIONED = {
+    tensor_parallel.ColumnParallelLinear: 0,
+    tensor_parallel.VocabParallelEmbedding: 0,
+    tensor_parallel.RowParallelLinear: 1,
+}
+
+
 def build_model(shape, args, sequence_length):
     """This rank's part of the model: its pipeline stage's layers, its tensor-parallel share. On the current device."""
     config = transformer_config(shape, args)
-    if has_transformer_engine():
-        spec = get_gpt_layer_with_transformer_engine_spec()
-    else:
-        spec = get_gpt_layer_local_spec(normalization="RMSNorm")
+    engine = has_transformer_engine()
+    layer = (
+        get_gpt_layer_with_transformer_engine_spec() if engine else get_gpt_layer_local_spec(normalization="RMSNorm")
+    )
     # Transformer Engine's causal attention ignores the mask that keeps attention inside an entry.
-    if not has_transformer_engine() or getattr(args, "packing", None) == "inside":
-        spec.submodules.self_attention.submodules.core_attention = CausalAttention
+    if not engine or getattr(args, "packing", None) == "inside":
+        layer.submodules.self_attention.submodules.core_attention = CausalAttention
+    if engine:
+        spec = layer
+    else:
+        layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = RMSNorm
+        spec = TransformerBlockSubmodules([layer] * get_num_layers_to_build(config), layer_norm=RMSNorm)
     model = Llama(
         config,
         spec,
@@ -237,6 +287,11 @@ def build_model(shape, args, sequence_length):
         rope_scaling_factor=shape.rope_scaling_factor or 8.0,
         true_vocab_size=shape.vocab_size,
     )
+    # Left out with the initialisation; without them, the gradient norm would count one tensor-parallel rank only.
+    for module in model.modules():
+        dimension = _PARTITIONED.get(type(module))
+        if dimension is not None and module.weight is not None and not hasattr(module.weight, "tensor_model_parallel"):
+            tensor_parallel.set_tensor_model_parallel_attributes(module.weight, True, dimension, stride=1)
     for parameter in model.parameters():
         tensor_parallel.set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
     return model.cuda() if torch.cuda.is_available() else model

@@ -1,18 +1,33 @@
-"""Setting up a process of a training job: device, ranks, model-parallel groups, seeds."""
+"""A process of a training job: device, ranks, model-parallel groups, seeds; signals, hung and lost peers."""
 
+import contextlib
+import importlib.util
 import logging
 import os
 import random
+import re
+import signal
 import sys
+import threading
+import time
 import warnings
 from datetime import timedelta
+from pathlib import Path
 
 warnings.filterwarnings("ignore", module="megatron")  # of what is deliberately not installed: import this first
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # of ShardedTensor, megatron's
 
 import numpy as np
 import torch
+
+if not torch.cuda.is_available():
+    # megatron.core wraps fused operations for torch.compile when it is imported, which takes a third of a process's
+    # start; on the CPU none of them is called.
+    compiler, torch.compile = torch.compile, lambda function=None, **options: function
 from megatron.core import parallel_state, tensor_parallel
+
+if not torch.cuda.is_available():
+    torch.compile = compiler
 
 from llamax.files import InputError, file_error
 
@@ -31,8 +46,8 @@ def ranks():
 def initialize(args):
     """Join the process group (NCCL on GPUs, gloo on CPUs) and build the model-parallel groups.
 
-    Needs args.tensor_model_parallel_size, pipeline_model_parallel_size, seed, distributed_timeout_minutes, all
-    already checked against the world size by `check_parallelism`.
+    Needs args.tensor_model_parallel_size, pipeline_model_parallel_size, seed, distributed_timeout_minutes and
+    optionally context_parallel_size, all already checked against the world size.
     """
     rank, world_size, local_rank = ranks()
     if torch.cuda.is_available():
@@ -51,7 +66,11 @@ def initialize(args):
     else:
         timeout = timedelta(minutes=args.distributed_timeout_minutes)
         torch.distributed.init_process_group(backend, rank=rank, world_size=world_size, timeout=timeout)
-    parallel_state.initialize_model_parallel(args.tensor_model_parallel_size, args.pipeline_model_parallel_size)
+    parallel_state.initialize_model_parallel(
+        args.tensor_model_parallel_size,
+        args.pipeline_model_parallel_size,
+        context_parallel_size=getattr(args, "context_parallel_size", 1),
+    )
     seed_everything(args.seed)
     # megatron.core logs every parameter of every bucket at INFO, warns of what is deliberate here, and logs errors that
     # it raises as well.
@@ -69,25 +88,8 @@ def seed_everything(seed):
         tensor_parallel.random.initialize_rng_tracker(inference_rng_tracker=True)
 
 
-def check_parallelism(args, world_size):
-    """What is wrong with the parallel sizes and batch sizes, as a list of one-line problems."""
-    problems = []
-    model_parallel = args.tensor_model_parallel_size * args.pipeline_model_parallel_size
-    if min(args.tensor_model_parallel_size, args.pipeline_model_parallel_size) < 1:
-        return ["--tensor-model-parallel-size and --pipeline-model-parallel-size: expected at least 1"]
-    if world_size % model_parallel:
-        problems.append(
-            f"--tensor-model-parallel-size {args.tensor_model_parallel_size} × --pipeline-model-parallel-size "
-            f"{args.pipeline_model_parallel_size}: do not divide the {world_size} process(es) started"
-        )
-        return problems
-    data_parallel = world_size // model_parallel
-    if args.micro_batch_size < 1 or args.global_batch_size % (args.micro_batch_size * data_parallel):
-        problems.append(
-            f"--global-batch-size {args.global_batch_size}: expected a multiple of --micro-batch-size "
-            f"{args.micro_batch_size} × {data_parallel} data-parallel rank(s)"
-        )
-    return problems
+def has_transformer_engine():
+    return torch.cuda.is_available() and importlib.util.find_spec("transformer_engine") is not None
 
 
 def is_first_rank():
@@ -119,7 +121,107 @@ def on_first_rank(function):
     return outcome[0]
 
 
+def agreed(value):
+    """The greatest of all ranks' numbers, on every rank."""
+    value = torch.tensor([value], dtype=torch.float32, device=torch.cuda.current_device())
+    torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX)
+    return value.item()
+
+
+class StopSignals:
+    """SIGTERM (preemption, scancel) and SIGUSR1 (Slurm's early warning) ask a run to save and end.
+
+    A signal can reach ranks at different steps, or only some: `agreed` tells all of them at the same one.
+    """
+
+    def __init__(self):
+        self.received = 0
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number, frame):
+        self.received = number
+
+    def agreed(self):
+        """The signal some rank has received, or None; all ranks call it."""
+        number = int(agreed(self.received))
+        return signal.Signals(number).name if number else None
+
+
+class Watchdog:
+    """Ends this process when it stands at the same place for too long.
+
+    A collective whose other side is gone may hang for ever, in the depths of a library, where no exception comes from.
+    """
+
+    def __init__(self, minutes):
+        self.minutes, self.place, self.since = minutes, "start", time.monotonic()
+        self.over = threading.Event()
+
+    def at(self, place):
+        """Say that the process goes on, and where it is: a few words."""
+        self.place, self.since = place, time.monotonic()
+
+    def _watch(self):
+        limit = 60 * self.minutes
+        while not self.over.wait(min(limit / 4, 10)):
+            if time.monotonic() - self.since > limit:
+                print(
+                    f"{Path(sys.argv[0]).name}: error: --distributed-timeout-minutes {self.minutes:g}: {whoami()} has "
+                    f"hung at {self.place}; another rank hangs or is gone: look at its messages, then start the same "
+                    "command again to go on from the last checkpoint",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                os._exit(1)  # the main thread cannot be woken
+
+    def __enter__(self):
+        threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(self, *exception):
+        self.over.set()
+
+
+def whoami():
+    rank, world_size, _ = ranks()
+    return f"rank {rank} of {world_size} on {os.uname().nodename}"
+
+
+_LOST = re.compile(r"gloo|nccl|timed? ?out|connection (closed|reset|refused)|broken pipe", re.IGNORECASE)
+
+
+def is_lost_peer(error):
+    """Whether a RuntimeError says that another rank did not take part in a collective."""
+    return isinstance(error, RuntimeError) and bool(_LOST.search(str(error)))
+
+
+@contextlib.contextmanager
+def naming_lost_peers(watchdog):
+    """Turn a failed collective into one line: which rank saw it, and where."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1][:200] if str(error).strip() else type(error).__name__
+        if not is_lost_peer(error):
+            raise
+        raise InputError(
+            f"{whoami()} lost another at {watchdog.place} ({reason}): that one ended, hangs or was killed: look at its "
+            "messages, then start the same command again to go on from the last checkpoint"
+        ) from None
+
+
 def shutdown():
     """Leave the process group, so that no rank waits for another at exit."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def joined(args):
+    """In the process group for a `with` block: yields a Watchdog, to which progress is told, and StopSignals."""
+    stop = StopSignals()
+    with Watchdog(args.distributed_timeout_minutes) as watchdog, naming_lost_peers(watchdog):
+        initialize(args)
+        yield watchdog, stop
+        shutdown()

@@ -143,3 +143,18 @@ def hf_llama31(tmp_path_factory, tokenizer_model):
     """A Llama-3.1-shaped folder: grouped-query attention, scaled RoPE."""
     changes = {"num_attention_heads": 8, "num_key_value_heads": 4, "rope_parameters": LLAMA31_ROPE}
     return llama_folder(tmp_path_factory.mktemp("llama31"), tokenizer_model, 500, **changes)
+
+
+@pytest.fixture(scope="session")
+def blend(tmp_path_factory, tokenizer_model):
+    """A --data-path of pairs with loss on the target only, and of monolingual text in two languages."""
+    folder = tmp_path_factory.mktemp("blend")
+    pairs = [
+        {"src": a, "tgt": b, "src_lang": "en", "tgt_lang": "fr", "loss": "target"}
+        for a, b in zip(sentences("en", 200), sentences("fr", 200), strict=True)
+    ]
+    mono = [{"text": text, "lang": lang} for lang in ("th", "zh") for text in sentences(lang, 200)]
+    for script, name, records in (("preprocess_parallel.py", "pairs", pairs), ("preprocess_mono.py", "mono", mono)):
+        source = write_jsonl(folder / f"{name}.jsonl", records)
+        stage(script, "--input", source, "--tokenizer-model", tokenizer_model, "--output-prefix", folder / name)
+    return [2, folder / "pairs", 1, folder / "mono"]

@@ -83,7 +83,7 @@ def test_resume_is_exact(uninterrupted, hf_llama31, data, tmp_path):
 
 def test_imported_weights_train_the_same(uninterrupted, hf_llama31, data, tmp_path):
     stage("convert_hf.py", "to-megatron", "--hf-model", hf_llama31, "--save", tmp_path / "m")
-    found = train(tmp_path / "run", hf_llama31, data, "--init-weights", "--load", tmp_path / "m")
+    found = train(tmp_path / "run", hf_llama31, data, "--pretrained-checkpoint", tmp_path / "m")
     assert found == uninterrupted
 
 
@@ -133,7 +133,7 @@ def test_a_resume_that_would_change_the_run_is_refused(data, hf_llama2, tmp_path
     before = snapshot(tmp_path)
     fails("pretrain_llamax.py", "--hf-model", hf_llama2, "--data-path", *data, "--save", tmp_path, "--load", tmp_path,
           "--seq-length", 64, "--packing", "inside", "--micro-batch-size", 4, "--global-batch-size", 8,
-          "--train-iters", 30, "--lr", 2e-3, saying=["--train-iters 30 (20)", "--lr 0.002 (0.001)"])  # fmt: skip
+          "--train-iters", 30, "--lr", 2e-3, saying=["--lr-decay-iters 30 (20)", "--lr 0.002 (0.001)"])  # fmt: skip
     after = snapshot(tmp_path)
     assert {name: after[name] for name in before} == before  # index caches of 30 steps may have come
 

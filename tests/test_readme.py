@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import ENVIRONMENT, ROOT, llama_folder, sentences, stage, write_jsonl
+from conftest import ENVIRONMENT, ROOT, llama_folder, sentences, write_jsonl
 from test_fill import m2m, pieces  # noqa: F401  (fixtures)
 
 
@@ -55,20 +55,3 @@ def test_commands_run_as_they_stand(tmp_path, tokenizer_model, m2m):  # noqa: F8
     scores = [json.loads(line) for line in (tmp_path / "out" / "scores.jsonl").read_text().splitlines()]
     assert {(score["src"], score["tgt"]) for score in scores} == {("en", "fr"), ("fr", "en")}
     assert "<html" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-
-
-def test_slurm_script_uses_options_that_exist():
-    script = (ROOT / "slurm" / "pretrain.sh").read_text(encoding="utf-8")
-    used = set(re.findall(r"(?<![\w-])--[a-z0-9-]+", "\n".join(line.partition("#")[0] for line in script.splitlines())))
-    known = set(re.findall(r"--[a-z0-9-]+", stage("pretrain_llamax.py", "--help")))
-    assert len(used) > 10 and used <= known, used - known
-    assert subprocess.run(["bash", "-n", ROOT / "slurm" / "pretrain.sh"]).returncode == 0
-
-
-def test_preprocessing_on_slurm_uses_options_that_exist():
-    script = (ROOT / "slurm" / "preprocess.sh").read_text(encoding="utf-8")
-    code = "\n".join(line for line in script.splitlines() if not line.startswith("#"))
-    used = set(re.findall(r"(?<![\w-])--[a-z0-9-]+", code))
-    known = {option for name in ("preprocess_mono.py", "preprocess_parallel.py", "merge_datasets.py")
-             for option in re.findall(r"--[a-z0-9-]+", stage(name, "--help"))}  # fmt: skip
-    assert len(used) > 5 and used <= known, used - known
