@@ -35,7 +35,7 @@ ablation: .venv/installed
 	$(BIN)/python benchmarks/ablation.py --folder work/ablation
 
 soak: .venv/installed-test
-	SOAK=1 $(BIN)/python -m pytest -v tests/test_resume.py -k "layout or kills"
+	SOAK=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/test_resume.py -k "layout or kills"
 
 clean:
 	rm -rf .venv work

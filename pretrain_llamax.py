@@ -39,7 +39,7 @@ from llamax.data import (
 from llamax.files import InputError, Parser, read_json, run, write_json
 from llamax.guard import Guard
 from llamax.metrics import Metrics
-from llamax.model import build_model, read_shape
+from llamax.model import build_model, check_layout, read_shape
 from llamax.optimizer import build_optimizer, gradient_norm, update, whole_parameters, wrap_model
 from llamax.weights import load_hf_weights
 
@@ -268,13 +268,13 @@ def record(args):
     }
 
 
-def tflops(args, tokens_per_second):
-    """Model TFLOP/s a rank and, where the peak is known, its share (MFU); llamax/estimate.py says what is counted."""
-    rate = tokens_per_second * estimate.flops_per_token(read_shape(args.hf_model), args.seq_length) / args.world_size
-    peak = 1e12 * args.peak_tflops if args.peak_tflops else None
+def work(args, shape):
+    """(model TFLOPs a token on each rank, a GPU's peak in TFLOP/s or None); llamax/estimate.py says what is counted."""
+    peak = args.peak_tflops
     if peak is None and torch.cuda.is_available():
-        peak = estimate.peak_flops(torch.cuda.get_device_name(), args.fp8_format is not None)
-    return {"tflops": rate / 1e12, **({"mfu": rate / peak} if peak else {})}
+        known = estimate.peak_flops(torch.cuda.get_device_name(), args.fp8_format is not None)
+        peak = known and known / 1e12
+    return estimate.flops_per_token(shape, args.seq_length) / args.world_size / 1e12, peak
 
 
 def train_step(model, optimizer, scheduler, iterator, guard, args):
@@ -284,7 +284,8 @@ def train_step(model, optimizer, scheduler, iterator, guard, args):
     optimizer.zero_grad()
     [[loss, tokens]] = run_batches(model, iterator, args).tolist()
     loss /= max(tokens, 1)
-    grad_norm, lr = gradient_norm(optimizer), optimizer.param_groups[0]["lr"]
+    loss, grad_norm = runtime.of_first_rank(loss, gradient_norm(optimizer))
+    lr = optimizer.param_groups[0]["lr"]
     skipped = guard.judge(loss, grad_norm)
     if not skipped:
         update(optimizer, grad_norm)
@@ -297,7 +298,6 @@ def train_step(model, optimizer, scheduler, iterator, guard, args):
         "grad_norm": grad_norm,
         "skipped_steps": guard.skipped,
         "tokens_per_second": speed,
-        **tflops(args, speed),
     }, skipped
 
 
@@ -311,6 +311,7 @@ def train(args, watchdog, stop):
     model, optimizer, scheduler = set_up(args, shape)
     done, held_out = resume(args, model, optimizer, scheduler, guard, train_data)
     origin = {"arguments": vars(args), "blends": blends(args)}
+    tflops_per_token, peak = work(args, shape)
     saver = checkpoint.Saver(args.save, args.save_total_limit, args.async_save)
     runtime.on_first_rank(lambda: write_json(Path(args.save) / "run.json", record(args)))
     parameters = sum(p.numel() for p in model.parameters())
@@ -351,10 +352,14 @@ def train(args, watchdog, stop):
             iteration, held_out = iteration + 1, False
             watchdog.at(f"step {iteration}")
             numbers, skipped = train_step(model, optimizer, scheduler, iterator, guard, args)
+            numbers["tflops"] = numbers["tokens_per_second"] * tflops_per_token
+            if peak:
+                numbers["mfu"] = numbers["tflops"] / peak
             metrics.add(iteration, numbers)
             if skipped:
                 runtime.log(f"step {iteration}: skipped, because {skipped}")
             if guard.in_a_row >= args.max_skipped_steps:
+                saver.poll(wait=True)
                 raise InputError(
                     f"--max-skipped-steps {args.max_skipped_steps}: so many in a row were skipped, step {iteration} "
                     f"because {skipped}; look at the data, or go on from step {saved} with a lower --lr"
@@ -372,10 +377,9 @@ def dry_run(args):
     """Print what a run would need, without starting it."""
     manifests = [Path(f"{prefix}.json") for prefix in data_prefixes(args)]
     tokens = sum(read_json(path)["tokens"] for path in manifests) if all(path.is_file() for path in manifests) else None
-    peak = args.peak_tflops or 312  # an A100's
-    text, problem = estimate.report(
-        read_shape(args.hf_model), args, args.world_size, args.gpu_memory, peak, args.mfu, tokens
-    )
+    shape, peak = read_shape(args.hf_model), args.peak_tflops or 312  # an A100's
+    check_layout(shape, args)
+    text, problem = estimate.report(shape, args, args.world_size, args.gpu_memory, peak, args.mfu, tokens)
     print(text)
     if problem:
         raise InputError(f"--dry-run: {problem}")

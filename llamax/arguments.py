@@ -50,7 +50,8 @@ def add_training_arguments(parser, **defaults):
         "optimizer)")  # fmt: skip
     add("--bf16", action="store_true", help="bfloat16 weights with fp32 main weights (default: fp32)")
     add("--fp8-format", choices=("e4m3", "hybrid"), help="matrix products in 8 bits (Transformer Engine)")
-    add("--recompute-granularity", choices=("full", "selective"), help="recompute activations to save memory")
+    add("--recompute-granularity", choices=("full", "selective"), help="recompute activations to save memory: "
+        "of whole layers, or of attention alone, which saves little")  # fmt: skip
     add = parser.add_argument_group("run").add_argument
     add("--save", required=True, metavar="DIR", help="checkpoints, metrics and pictures go here")
     add("--load", metavar="DIR", help="go on from the newest checkpoint in this --save folder, if it has one")

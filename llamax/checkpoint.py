@@ -117,8 +117,12 @@ def sharded_state(model, optimizer=None, scheduler=None, is_loading=False):
     """The state dict that dist_checkpointing saves and fills: of the model alone, or of a training run."""
     state = {"model": unwrap(model).sharded_state_dict()}
     if optimizer is not None:
-        # The distributed optimizer's default sharding cannot be read with another layout, or at all (0.16.1).
-        metadata = {"distrib_optim_sharding_type": "fully_reshardable"}
+        # The distributed optimizer's default sharding cannot be read with another layout, or at all (0.16.1). Gathered
+        # in main memory on one data-parallel rank; otherwise all would gather it, on the GPU, where it may not fit.
+        metadata = {
+            "distrib_optim_sharding_type": "fully_reshardable",
+            "distrib_optim_fully_reshardable_mem_efficient": True,
+        }
         state["optimizer"] = optimizer.sharded_state_dict(state, is_loading=is_loading, metadata=metadata)
         state["scheduler"] = scheduler.state_dict()
         rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()

@@ -96,6 +96,20 @@ def shape_of(config):
     )
 
 
+def check_layout(shape, args):
+    """Raise InputError where the parallel sizes do not divide a Llama."""
+    for size, name in ((shape.num_attention_heads, "attention heads"), (shape.num_query_groups, "key/value heads")):
+        if size % args.tensor_model_parallel_size:
+            raise InputError(
+                f"--tensor-model-parallel-size {args.tensor_model_parallel_size}: does not divide the {size} {name}"
+            )
+    if shape.num_layers % args.pipeline_model_parallel_size:
+        raise InputError(
+            f"--pipeline-model-parallel-size {args.pipeline_model_parallel_size}: does not divide the "
+            f"{shape.num_layers} layers"
+        )
+
+
 def transformer_config(shape, args):
     """megatron.core's TransformerConfig for a Llama.
 
@@ -107,16 +121,7 @@ def transformer_config(shape, args):
     engine = has_transformer_engine()
     dtype = getattr(args, "params_dtype", torch.bfloat16 if args.bf16 else torch.float32)
     recompute = getattr(args, "recompute_granularity", None)
-    for size, name in ((shape.num_attention_heads, "attention heads"), (shape.num_query_groups, "key/value heads")):
-        if size % args.tensor_model_parallel_size:
-            raise InputError(
-                f"--tensor-model-parallel-size {args.tensor_model_parallel_size}: does not divide the {size} {name}"
-            )
-    if shape.num_layers % args.pipeline_model_parallel_size:
-        raise InputError(
-            f"--pipeline-model-parallel-size {args.pipeline_model_parallel_size}: does not divide the "
-            f"{shape.num_layers} layers"
-        )
+    check_layout(shape, args)
     return TransformerConfig(
         num_layers=shape.num_layers,
         hidden_size=shape.hidden_size,

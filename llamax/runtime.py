@@ -128,6 +128,13 @@ def agreed(value):
     return value.item()
 
 
+def of_first_rank(*values):
+    """The first rank's numbers, on every rank: what is decided by them is decided alike, to the last bit."""
+    values = torch.tensor(values, dtype=torch.float64, device=torch.cuda.current_device())
+    torch.distributed.broadcast(values, src=0)
+    return values.tolist()
+
+
 class StopSignals:
     """SIGTERM (preemption, scancel) and SIGUSR1 (Slurm's early warning) ask a run to save and end.
 

@@ -137,7 +137,22 @@ def test_errors_are_one_line_and_write_nothing(hf_llama2, tmp_path):
     script, save = "convert_hf.py", ("--save", tmp_path / "out")
     before = snapshot(tmp_path)
     fails(script, "to-megatron", "--hf-model", tmp_path / "none", *save, saying=["--hf-model", "does not exist"])
-    fails(script, "to-hf", "--load", tmp_path, "--hf-model", hf_llama2, *save, saying=["no complete checkpoint"])
+    fails(script, "to-hf", "--load", tmp_path, "--hf-model", hf_llama2, *save, saying=["holds no checkpoint"])
     fails(script, "to-megatron", "--hf-model", tmp_path, *save, saying=["config.json"])
     fails(script, "to-megatron", "--hf-model", hf_llama2, "--save", tmp_path, saying=["exists already"])
     assert snapshot(tmp_path) == before
+
+
+def test_packed_entries_have_the_losses_of_each_alone(hf_llama31, blend, tmp_path):
+    """Rows of several entries, of one, and transformers on each entry without padding: the same loss of every token."""
+    stage("tests/entry_losses.py", hf_llama31, blend[1], tmp_path / "cache", tmp_path / "losses.pt")
+    found = torch.load(tmp_path / "losses.pt", weights_only=True)
+    assert found["inside"].keys() == found["none"].keys() and len(found["inside"]) == 200
+    model = AutoModelForCausalLM.from_pretrained(hf_llama31, dtype=torch.float32)
+    for ids, losses in found["inside"].items():
+        ids = torch.tensor(ids)[None]
+        with torch.no_grad():
+            logits = model(ids[:, :-1]).logits
+        alone = torch.nn.functional.cross_entropy(logits[0], ids[0, 1:], reduction="none")
+        assert (torch.tensor(losses) - alone).abs().max() < 1e-5
+        assert (torch.tensor(losses) - torch.tensor(found["none"][tuple(ids[0].tolist())])).abs().max() < 1e-5

@@ -155,3 +155,26 @@ def test_all_ranks_end_when_one_finds_an_error(data, hf_llama2, tmp_path):
     assert result.returncode == 1
     ours = [line for line in result.stderr.splitlines() if line.startswith("pretrain_llamax.py: error")]
     assert len(ours) == 1 and "no complete dataset" in ours[0]
+
+
+def test_what_there_is_to_watch(hf_llama2, blend, tmp_path):
+    """Held-out loss by kind and language is that of the parts of the whole; consumed tokens by source add up."""
+    held_out = "--valid-data-path", 1, blend[1], 1, blend[3]
+    train(tmp_path, hf_llama2, blend, *held_out, "--eval-iters", 20, "--eval-interval", 20, "--log-interval", 5)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    held_out = [row for row in rows if "valid_loss" in row][-1]
+    names = {"mono", "mono/th", "mono/zh", "augmented", "augmented/en-fr"}
+    assert {key.removeprefix("valid_loss/") for key in held_out if key.startswith("valid_loss/")} == names
+    assert held_out["valid_loss/augmented"] == held_out["valid_loss/augmented/en-fr"]
+    parts = sorted(held_out[f"valid_loss/{name}"] for name in ("mono/th", "mono/zh"))
+    assert parts[0] < held_out["valid_loss/mono"] < parts[1]
+    kinds = sorted(held_out[f"valid_loss/{name}"] for name in ("mono", "augmented"))
+    assert kinds[0] < held_out["valid_loss"] < kinds[1]
+    consumed = [row for row in rows if any(key.startswith("consumed_tokens/") for key in row)]
+    assert [row["iteration"] for row in consumed] == [5, 10, 15, 20]
+    for row in consumed:
+        pairs, mono = (row[f"consumed_tokens/{blend[i]}"] for i in (1, 3))
+        assert pairs + mono == row["iteration"] * 8 * 64
+        assert abs(pairs - 2 * mono) <= 3 * 64  # the weights are 2 and 1
+    steps = [row for row in rows if "loss" in row]
+    assert all(row["tflops"] > 0 and "mfu" not in row and row["skipped_steps"] == 0 for row in steps)
