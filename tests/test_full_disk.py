@@ -71,28 +71,6 @@ def test_augmentation(disk, tmp_path):
     assert snapshot(folder) == {"kept": b"kept"}
 
 
-@pytest.fixture
-def prefix(tmp_path, tokenizer_model):
-    source = write_jsonl(tmp_path / "few.jsonl", PAIRS[:100])
-    stage("preprocess_parallel.py", "--input", source, "--tokenizer-model", tokenizer_model, "--output-prefix",
-          tmp_path / "few")  # fmt: skip
-    return tmp_path / "few"
-
-
-def test_training(disk, tmp_path, hf_llama2, prefix):
-    """The last complete checkpoint stays; the one that did not fit leaves nothing."""
-    folder = disk(5500)  # a checkpoint is 3.5 MB
-    command = ("pretrain_llamax.py", "--hf-model", hf_llama2, "--data-path", prefix, "--save", folder / "run",
-               "--load", folder / "run", "--seq-length", 64, "--micro-batch-size", 2, "--eval-interval", 0,
-               "--train-iters", 2)  # fmt: skip
-    stage(*command, "--exit-interval", 1)
-    before = snapshot(folder / "run" / "iter_0000001")
-    fails(*command, saying=["iter_0000002: could not be written", "free some space", "--load"])
-    assert snapshot(folder / "run" / "iter_0000001") == before and len(before) > 2
-    assert (folder / "run" / "latest_checkpointed_iteration.txt").read_text() == "1\n"
-    assert [path.name for path in (folder / "run").glob("*iter_*")] == ["iter_0000001"]
-
-
 def test_conversion(disk, tmp_path, hf_llama2):
     folder = disk(400)
     stage("convert_hf.py", "to-megatron", "--hf-model", hf_llama2, "--save", tmp_path / "m")

@@ -50,6 +50,12 @@ def weights(hf, save):
     return load_file(save / "hf" / "model.safetensors")
 
 
+def tensors(folder):
+    """{file: digest} of the tensors of a checkpoint: weights and optimizer state."""
+    files = json.loads((folder / "complete.json").read_text(encoding="utf-8"))["files"]
+    return {name: digest for name, (_, digest) in files.items() if name.endswith(".distcp")}
+
+
 class Processes:
     """The ranks of a run, each a process started here, so that a test can send signals to any of them."""
 
