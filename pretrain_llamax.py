@@ -306,7 +306,7 @@ def train(args, watchdog, stop):
     shape = read_shape(args.hf_model)
     watchdog.at("reading the data")
     train_data, valid_data, groups = datasets(args, shape)
-    guard = Guard(args.spike_factor)
+    guard = Guard(args.loss_spike_factor, args.grad_spike_factor)
     watchdog.at("loading the model")
     model, optimizer, scheduler = set_up(args, shape)
     done, held_out = resume(args, model, optimizer, scheduler, guard, train_data)

@@ -35,8 +35,10 @@ def add_training_arguments(parser, **defaults):
     add("--weight-decay", type=float, default=0.1, help="default %(default)s")
     add("--adam-beta2", type=float, default=0.95, help="default %(default)s")
     add("--clip-grad", type=float, default=1.0, help="norm gradients are clipped to, 0: never (default %(default)s)")
-    add("--spike-factor", type=float, default=10, help="skip a step whose loss or gradient norm is more than so many "
-        "times the median of the last 128; 0: none (default %(default)s)")  # fmt: skip
+    add("--loss-spike-factor", type=float, default=10, help="skip a step whose loss is more than so many times the "
+        "median of the last 128; 0: none (default %(default)s)")  # fmt: skip
+    add("--grad-spike-factor", type=float, default=100, help="the same for the gradient norm, which is clipped besides "
+        "(default %(default)s)")  # fmt: skip
     add("--max-skipped-steps", type=int, default=10, help="skipped steps in a row that end the run "
         "(default %(default)s)")  # fmt: skip
     add = parser.add_argument_group("parallelism, memory and speed").add_argument
@@ -107,7 +109,7 @@ def _out_of_range(args):
     for flag, smallest in (("seq_length", 2), ("train_iters", 1), ("lr_decay_iters", 1), ("log_interval", 1),
                            ("save_interval", 0), ("save_total_limit", 0), ("eval_interval", 0), ("eval_iters", 1),
                            ("num_workers", 0), ("lr", 0), ("min_lr", 0), ("weight_decay", 0), ("clip_grad", 0),
-                           ("spike_factor", 0), ("max_skipped_steps", 1)):  # fmt: skip
+                           ("loss_spike_factor", 0), ("grad_spike_factor", 0), ("max_skipped_steps", 1)):  # fmt: skip
         value = getattr(args, flag)
         if value is not None and not smallest <= value < math.inf:
             problems.append(f"--{flag.replace('_', '-')} {value}: expected at least {smallest}")

@@ -12,11 +12,12 @@ class Guard:
     """Judges each step before its update. The same numbers on every rank give the same verdict on every rank.
 
     Args:
-        spike_factor: a loss or gradient norm of more than so many times the median is a spike; 0: none is.
+        loss_spike_factor, grad_spike_factor: a loss, or gradient norm, of more than so many times the median is a
+            spike; 0: none is.
     """
 
-    def __init__(self, spike_factor):
-        self.spike_factor = spike_factor
+    def __init__(self, loss_spike_factor, grad_spike_factor):
+        self.factors = loss_spike_factor, grad_spike_factor
         self.recent = deque(maxlen=WINDOW)  # (loss, gradient norm) of accepted steps
         self.skipped = self.in_a_row = 0
 
@@ -36,11 +37,11 @@ class Guard:
         for name, value in values.items():
             if not math.isfinite(value):
                 return f"{name} is {value}"
-        if self.spike_factor and len(self.recent) >= ENOUGH:
-            for (name, value), recent in zip(values.items(), zip(*self.recent, strict=True), strict=True):
+        if len(self.recent) >= ENOUGH:
+            for name, factor, recent in zip(values, self.factors, zip(*self.recent, strict=True), strict=True):
                 usual = median(recent)
-                if value > self.spike_factor * usual:
-                    return f"{name} {value:.4g} is more than {self.spike_factor:g} times the usual {usual:.4g}"
+                if factor and values[name] > factor * usual:
+                    return f"{name} {values[name]:.4g} is more than {factor:g} times the usual {usual:.4g}"
         return None
 
     def state_dict(self):

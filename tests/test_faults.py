@@ -236,23 +236,28 @@ numbers = st.floats(0.5, 2)
 
 @given(st.lists(st.tuples(numbers, numbers), min_size=ENOUGH, max_size=200))
 def test_the_guard_lets_the_usual_pass_and_counts_the_rest(usual):
-    guard = Guard(spike_factor=5)
+    guard = Guard(5, 8)
     assert [guard.judge(*pair) for pair in usual] == [None] * len(usual)
     nan, infinite = float("nan"), float("inf")
-    for loss, grad_norm, why in ((nan, 1, "loss is nan"), (1, infinite, "gradient norm is inf"),
-                                 (10.1, 1, "loss 10.1 is more than 5 times"), (1, 11, "gradient norm 11")):  # fmt: skip
+    faults = (
+        (nan, 1, "loss is nan"),
+        (1, infinite, "gradient norm is inf"),
+        (10.1, 1, "loss 10.1 is more than 5 times"),
+        (1, 16.1, "gradient norm 16.1 is more than 8 times"),
+    )
+    for loss, grad_norm, why in faults:
         before = guard.state_dict()
         assert guard.judge(loss, grad_norm).startswith(why)
-        again = Guard(5)
+        again = Guard(5, 8)
         again.load_state_dict(json.loads(json.dumps(before)))
         assert again.judge(loss, grad_norm) and again.state_dict() == guard.state_dict()
     assert (guard.skipped, guard.in_a_row) == (4, 4)
     assert guard.judge(1, 1) is None and (guard.skipped, guard.in_a_row) == (4, 0)
-    off = Guard(spike_factor=0)
+    off = Guard(0, 0)
     assert [off.judge(*pair) for pair in (*usual, (1e9, 1e9))] == [None] * (len(usual) + 1)
 
 
 def test_a_spike_needs_something_to_be_measured_against():
-    guard = Guard(spike_factor=2)
+    guard = Guard(2, 2)
     assert [guard.judge(1, 1) for _ in range(ENOUGH - 1)] + [guard.judge(100, 100)] == [None] * ENOUGH
     assert guard.judge(100, 1) is not None
