@@ -101,8 +101,8 @@ def ours(settings):
         "seq-length": settings["seq_length"], "micro-batch-size": settings["micro_batch_size"],
         "global-batch-size": settings["micro_batch_size"] * settings["accumulation"],
         "train-iters": settings["warm_up"] + settings["steps"], "lr": settings["lr"], "lr-decay-style": "constant",
-        "lr-warmup-fraction": 0, "loss-spike-factor": 0, "grad-spike-factor": 0, "weight-decay": 0.1, "adam-beta2": 0.95,
-        "clip-grad": 1.0, "seed": SEED, "data-cache-path": settings["cache"],
+        "lr-warmup-fraction": 0, "loss-spike-factor": 0, "grad-spike-factor": 0, "weight-decay": 0.1,
+        "adam-beta2": 0.95, "clip-grad": 1.0, "seed": SEED, "data-cache-path": settings["cache"],
     }  # fmt: skip
     sys.argv = ["pretrain_llamax.py", "--data-path", "1", settings["data"]]
     sys.argv += [word for name, value in options.items() for word in (f"--{name}", str(value))]
