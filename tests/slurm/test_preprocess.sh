@@ -5,49 +5,11 @@
 #     tests/slurm/test_preprocess.sh        as root; about 20 s on two cores
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-CLUSTER=$PWD/tests/slurm/cluster.sh
 PYTHON=.venv/bin/python # as in slurm/preprocess.sh
 SHARDS=8
-unset "${!SLURM_@}" "${!SBATCH_@}" # this may itself run in a job
-
-WORK=$(mktemp -d)
-export SLURM_CONF=$WORK/slurm/slurm.conf
-LOGS=$WORK/logs
+# shellcheck source=tests/slurm/checks.sh
+source tests/slurm/checks.sh
 OUT=$WORK/sharded
-
-# Also after a failure or a signal: nothing is left running, nothing is left in the system.
-finish() {
-    local status=$?
-    "$CLUSTER" stop "$WORK/slurm" || true
-    rm -rf "$WORK"
-    exit $status
-}
-trap finish EXIT
-
-fail() {
-    tail --lines=4 "$LOGS"/*.log >&2 2> /dev/null || true
-    echo "test_preprocess.sh: FAILED: $*" >&2
-    exit 1
-}
-
-# check WHAT COMMAND…: one line for each assertion.
-check() {
-    local what=$1
-    shift
-    "$@" || fail "$what"
-    echo "ok: $what"
-}
-
-# within SECONDS WHAT COMMAND…: the same, but it may become true in the meantime.
-within() {
-    local deadline=$((SECONDS + $1)) limit=$1 what=$2
-    shift 2
-    until "$@"; do
-        ((SECONDS < deadline)) || fail "not within $limit s: $what"
-        sleep 0.05
-    done
-    echo "ok: $what"
-}
 
 # 64 MiB in four files: 2,000 sentences in two languages, eight of them in each document, so that no two documents are
 # the same by chance; some occur again, some hold a sentence of the evaluation sets. The last piece of each file, what
@@ -170,7 +132,6 @@ made() { # that the shard of the victim was made by the second array
 
 # The run without shards.
 
-mkdir "$LOGS"
 "$CLUSTER" start "$WORK/slurm"
 [[ -x $PYTHON ]] || make .venv/installed
 make_corpus

@@ -6,48 +6,9 @@
 #     tests/slurm/test_pretrain.sh        as root; about three minutes on two cores
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-CLUSTER=$PWD/tests/slurm/cluster.sh
 export PYTHON=${PYTHON:-.venv/bin/python} # as in slurm/pretrain.sh
-unset "${!SLURM_@}" "${!SBATCH_@}"        # this may itself run in a job
-
-WORK=$(mktemp -d)
-export SLURM_CONF=$WORK/slurm/slurm.conf
-LOGS=$WORK/logs
-
-# Also after a failure or a signal: nothing is left running, nothing is left in the system.
-finish() {
-    local status=$?
-    "$CLUSTER" stop "$WORK/slurm" || true
-    rm -rf "$WORK"
-    exit $status
-}
-trap finish EXIT
-
-fail() {
-    tail --lines=12 "$LOGS"/*.log >&2 2> /dev/null || true
-    squeue --states=all >&2 || true
-    echo "test_pretrain.sh: FAILED: $*" >&2
-    exit 1
-}
-
-# check WHAT COMMAND…: one line for each assertion.
-check() {
-    local what=$1
-    shift
-    "$@" || fail "$what"
-    echo "ok: $what"
-}
-
-# within SECONDS WHAT COMMAND…: the same, but it may become true in the meantime.
-within() {
-    local deadline=$((SECONDS + $1)) limit=$1 what=$2
-    shift 2
-    until "$@"; do
-        ((SECONDS < deadline)) || fail "not within $limit s: $what"
-        sleep 0.05
-    done
-    echo "ok: $what"
-}
+# shellcheck source=tests/slurm/checks.sh
+source tests/slurm/checks.sh
 
 # A tokenizer, two texts and the config.json of a small Llama.
 make_inputs() {
@@ -136,7 +97,6 @@ sys.exit(steps != list(range(1, int(sys.argv[3]) + 1)) or plain != other)
 END
 }
 
-mkdir "$LOGS"
 "$CLUSTER" start "$WORK/slurm"
 [[ -x $PYTHON ]] || make .venv/installed
 make_inputs
