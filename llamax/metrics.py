@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import secrets
 import time
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def _wandb_run(args):
         raise InputError("--wandb-project: needs wandb; pip install wandb") from None
     save = Path(args.save).resolve()
     if not (save / "wandb_id.txt").is_file():
-        write_text(save / "wandb_id.txt", wandb.util.generate_id())
+        write_text(save / "wandb_id.txt", secrets.token_hex(8))
     number = (save / "wandb_id.txt").read_text(encoding="utf-8")
     return wandb.init(
         project=args.wandb_project, name=save.name, id=number, resume="allow", dir=save, config=vars(args)
