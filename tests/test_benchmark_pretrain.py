@@ -1,6 +1,5 @@
 """The training benchmark in miniature: both sides start from the same loss, and a difference is refused."""
 
-import importlib.util
 import json
 from argparse import Namespace
 
@@ -10,7 +9,6 @@ from conftest import SENTENCES, run_stage, sentences, stage
 from benchmarks.pretrain import check_losses
 from llamax.files import InputError
 
-needs_accelerate = pytest.mark.skipif(importlib.util.find_spec("accelerate") is None, reason="needs accelerate")
 TINY = ("--layers", 2, "--hidden-size", 32, "--ffn-hidden-size", 64, "--heads", 4, "--key-value-heads", 2,
         "--seq-length", 32, "--micro-batch-size", 2, "--accumulation", 2, "--warm-up", 2, "--steps", 2,
         "--repetitions", 1, "--threads", 1)  # fmt: skip
@@ -25,7 +23,6 @@ def text(tmp_path):
     return folder
 
 
-@needs_accelerate
 def test_both_sides_do_the_same_work(text, tokenizer_model, tmp_path):
     output = tmp_path / "out.json"
     out = stage(
@@ -49,7 +46,6 @@ def test_other_work_is_refused():
         check_losses({"ours": [{"losses": [6.0, 5.01, 4.0]}], "trainer": theirs}, args)
 
 
-@needs_accelerate
 def test_errors(text, tokenizer_model, tmp_path):
     good = "--tokenizer-model", tokenizer_model, "--output", tmp_path / "o.json"
     for options, saying in (
