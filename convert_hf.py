@@ -69,10 +69,7 @@ def to_hf(args):
     """Export the newest checkpoint of --load."""
     shape = read_shape(args.hf_model)
     config = read_json(f"{args.hf_model}/config.json", "--hf-model")
-    found = checkpoint.newest(args.load)
-    if found is None:
-        raise InputError(f"--load {args.load}: holds no checkpoint; check the path")
-    iteration, folder = found
+    iteration, folder = checkpoint.required(args.load)
     dtype = args.dtype or config.get("dtype") or config.get("torch_dtype") or "float32"
     model = build_model(shape, args, sequence_length=shape.max_position_embeddings)
     state = checkpoint.load(folder, checkpoint.sharded_state(model))

@@ -163,13 +163,11 @@ def set_up(args, shape):
 
 def start_from_weights(args, model, optimizer):
     """Load the weights, and no more, of the newest checkpoint under --pretrained-checkpoint."""
-    found = checkpoint.newest(args.pretrained_checkpoint, "--pretrained-checkpoint")
-    if found is None:
-        raise InputError(f"--pretrained-checkpoint {args.pretrained_checkpoint}: holds no checkpoint; check the path")
-    state = checkpoint.load(found[1], checkpoint.sharded_state(model))
+    _, folder = checkpoint.required(args.pretrained_checkpoint, "--pretrained-checkpoint")
+    state = checkpoint.load(folder, checkpoint.sharded_state(model))
     checkpoint.unwrap(model).load_state_dict(state["model"])
     optimizer.reload_model_params()
-    runtime.log(f"weights of {found[1]}")
+    runtime.log(f"weights of {folder}")
 
 
 # What a resumed run must have in common with the run it goes on from, beside its data: what decides the order of rows,

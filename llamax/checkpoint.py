@@ -65,6 +65,14 @@ def newest(directory, flag="--load"):
     return None
 
 
+def required(directory, flag="--load"):
+    """`newest`, or InputError if there was never a checkpoint."""
+    found = newest(directory, flag)
+    if found is None:
+        raise InputError(f"{flag} {directory}: holds no checkpoint; check the path")
+    return found
+
+
 def damage(folder):
     """What is wrong with a checkpoint folder, in one line, or None. All ranks call it; each reads its share."""
 

@@ -121,13 +121,6 @@ def on_first_rank(function):
     return outcome[0]
 
 
-def agreed(value):
-    """The greatest of all ranks' numbers, on every rank."""
-    value = torch.tensor([value], dtype=torch.float32, device=torch.cuda.current_device())
-    torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX)
-    return value.item()
-
-
 def of_first_rank(*values):
     """The first rank's numbers, on every rank: what is decided by them is decided alike, to the last bit."""
     values = torch.tensor(values, dtype=torch.float64, device=torch.cuda.current_device())
@@ -151,8 +144,9 @@ class StopSignals:
 
     def agreed(self):
         """The signal some rank has received, or None; all ranks call it."""
-        number = int(agreed(self.received))
-        return signal.Signals(number).name if number else None
+        number = torch.tensor(self.received, device=torch.cuda.current_device())
+        torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
+        return signal.Signals(number.item()).name if number else None
 
 
 class Watchdog:
