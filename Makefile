@@ -4,7 +4,8 @@
 # make scale         preprocessing and code-switching at full size: memory, rejects, duplicates (needs ../shared/data,
 #                    20 GB of disk)
 # make ablation      the paper's ablation in the toy world: 14 settings, 3 seeds (about an hour on two cores)
-# make soak          thirty kills in one run, and every layout resumed in every other (about half an hour on two cores)
+# make soak          thirty kills in one run, every layout resumed in every other, and the losses of all of 9,225 real
+#                    examples packed and alone (about three quarters of an hour on two cores)
 # Each target builds .venv first, once. PYTHON=python3.12 chooses the interpreter.
 
 PYTHON ?= python3
@@ -35,7 +36,8 @@ ablation: .venv/installed
 	$(BIN)/python benchmarks/ablation.py --folder work/ablation
 
 soak: .venv/installed-test
-	SOAK=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/test_resume.py -k "layout or kills"
+	SOAK=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/test_resume.py tests/test_sft.py \
+		-k "layout or kills or losses_of_rows"
 
 clean:
 	rm -rf .venv work
@@ -46,7 +48,9 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
 	touch $@
 
-.venv/installed-test: .venv/installed requirements-data.txt requirements-test.txt
+.venv/installed-test: .venv/installed requirements-data.txt requirements-test.txt requirements-transformers4.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-data.txt -r requirements-test.txt \
 		-c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+		--target .venv/transformers4 -r requirements-transformers4.txt
 	touch $@

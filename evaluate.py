@@ -35,16 +35,12 @@ from llamax.files import (
     write_text,
 )
 from llamax.languages import resolve
-from llamax.prompts import prompt_ids, translation_prompt
+from llamax.prompts import PROMPTS, prompt_ids, recorded_prompt, translation_prompt
 from llamax.records import Progress, count_lines, map_blocks, read_blocks
 from llamax.report import METRICS, averages, direction_matrix, html_report, matrix_csv, matrix_png, read_scores
 from llamax.scoring import language_bleu, reference_metrics, score_lines, spbleu_tokenizer
 from llamax.tokenizer import load_tokenizer
 
-PROMPTS = {
-    "llamax": translation_prompt,
-    "none": lambda text, source, target: text,  # what precedes the target in a connected pair of pre-training
-}
 GROUP_BATCHES = 64  # batches between two writes: more sorts sentences better by length, fewer loses less work
 SCORE_DIRECTIONS = 16  # directions into one language that are scored by one process at a time
 HASHED_WHOLE = 1 << 30  # bytes; of a larger file of weights 64 pieces are hashed
@@ -71,7 +67,8 @@ def get_args():
     add("--num-beams", type=int, default=4, help="1 is greedy search (default %(default)s)")
     add("--max-new-tokens", type=int, default=256, help="tokens a translation (default %(default)s)")
     add("--batch-size", type=int, default=32, help="sentences translated at once (default %(default)s)")
-    add("--prompt", choices=tuple(PROMPTS), default="llamax", help="none: the bare source (default %(default)s)")
+    add("--prompt", choices=(*PROMPTS, "none"), help="none: the bare source (default: the prompt that the model was "
+        "tuned with, as its folder's llamax.json says, else llamax)")  # fmt: skip
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="auto: bfloat16 on a GPU")
 
@@ -120,6 +117,7 @@ def check_args(args):
             setattr(args, name, check(getattr(args, name), f"--{name.replace('_', '-')}"))
     if args.command == "generate":
         args.output = Path(args.output)
+        args.prompt = args.prompt or recorded_prompt(args.hf_model)
     elif args.command == "score":
         args.output = existing_folder(args.output, "--output")
     elif args.command == "report":
@@ -373,9 +371,8 @@ def groups(directions, sources, sentences):
 
 def translate_group(group, sources, model, generation, tokenizer, args, progress):
     """Translate and write some directions. Their sentences share batches: many directions may have few each."""
-    prompt = PROMPTS[args.prompt]
     sentences = [
-        (direction, number, prompt_ids(tokenizer, prompt(text, *(resolve(code).name for code in direction))))
+        (direction, number, source_ids(tokenizer, text, direction, args.prompt))
         for direction in group
         for number, text in enumerate(sources[direction[0]])
     ]
@@ -389,6 +386,14 @@ def translate_group(group, sources, model, generation, tokenizer, args, progress
         progress.update(len(batch))
     for direction, lines in hypotheses.items():
         write_text(hypotheses_file(args.output, direction), "".join(f"{line}\n" for line in lines))
+
+
+def source_ids(tokenizer, text, direction, prompt):
+    """The ids that ask for the translation of a sentence: in a prompt of PROMPTS, or for "none" the bare source, which
+    is what precedes the target in a connected pair of pre-training."""
+    if prompt != "none":
+        text = translation_prompt(text, *(resolve(code).name for code in direction), prompt)
+    return prompt_ids(tokenizer, text)
 
 
 def translate_batch(prompts, model, generation, tokenizer):

@@ -13,6 +13,7 @@ the newest checkpoint there, if there is one. SIGTERM and SIGUSR1 make it save a
 """
 
 import platform
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +26,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.module import Float16Module
 from megatron.core.utils import get_batch_on_this_cp_rank
 
-from llamax import checkpoint, estimate
+from llamax import checkpoint, estimate, provenance
 from llamax.arguments import add_planning_arguments, add_training_arguments, check_args
 from llamax.data import (
     SequentialSampler,
@@ -257,12 +258,15 @@ def evaluate(model, dataset, groups, args, interrupted):
 
 
 def record(args):
-    """What a run was made from: resolved arguments, versions, and the fingerprint of each dataset."""
+    """What a run was made from: resolved arguments, versions, datasets, and the stages of the model it began with."""
     packages = ("torch", "megatron-core", "numpy", "safetensors")
     return {
+        "script": Path(sys.argv[0]).name,
         "arguments": vars(args),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "data": {prefix: read_json(f"{prefix}.json")["xxh3_128"] for prefix in data_prefixes(args)},
+        "data": provenance.of_data(*get_blend_from_list(args.data_path)),
+        "valid_data": provenance.of_data(*get_blend_from_list(args.valid_data_path)) if args.valid_data_path else {},
+        "stages": provenance.of_start(args),
     }
 
 
@@ -311,7 +315,7 @@ def train(args, watchdog, stop):
     origin = {"arguments": vars(args), "blends": blends(args)}
     tflops_per_token, peak = work(args, shape)
     saver = checkpoint.Saver(args.save, args.save_total_limit, args.async_save)
-    runtime.on_first_rank(lambda: write_json(Path(args.save) / "run.json", record(args)))
+    runtime.on_first_rank(lambda: write_json(Path(args.save) / provenance.RUN, record(args)))
     parameters = sum(p.numel() for p in model.parameters())
     runtime.log(f"{parameters:,} parameters on the first rank; step {done} of {args.train_iters}")
 

@@ -327,7 +327,7 @@ def run_cell(folder, seed_folder, name, seed, scale):
     stage("tune", "sft_alpaca.py", "--hf-model", model, "--data", corpus / "alpaca.json", "--save", work / "tune",
         "--seq-length", tune["seq_length"], "--micro-batch-size", tune["rows"], "--global-batch-size", tune["rows"],
         "--train-iters", tune["steps"], "--lr", tune["lr"], "--seed", seed, "--eval-interval", tune["steps"],
-        "--log-interval", 100, clears=work / "tune")  # fmt: skip
+        "--log-interval", 100, "--packing", "none", clears=work / "tune")  # fmt: skip
     stage("export-tuned", "convert_hf.py", "to-hf", "--load", work / "tune", "--hf-model", hf, "--save",
         work / "tuned", clears=work / "tuned")  # fmt: skip
     flores = ("--output", work / "test", "--flores", corpus / "flores")

@@ -47,7 +47,7 @@ done
     "$SHARED/alpaca/alpagasus_random_9k.json" "$WORK/alpaca200.json"
 "${LAUNCH[@]}" sft_alpaca.py --hf-model "$WORK/pretrained" --data "$WORK/alpaca200.json" --save "$WORK/sft" \
     --load "$WORK/sft" --max-reject-rate 0.05 --split 90,10,0 --global-batch-size 16 --micro-batch-size 4 --lr 1e-3 \
-    --eval-interval 20 --eval-iters 1 --log-interval 10
+    --packing none --eval-interval 20 --eval-iters 1 --log-interval 10
 [ -d "$WORK/tuned" ] || "$PYTHON" convert_hf.py to-hf --load "$WORK/sft" --hf-model "$HF" --save "$WORK/tuned"
 
 "$PYTHON" evaluate.py generate --hf-model "$WORK/tuned" --flores "$SHARED/flores101" --output "$WORK/flores" \

@@ -20,7 +20,8 @@ def add_training_arguments(parser, **defaults):
     add("--packing", choices=PACKING, default="across", help="how entries fill rows: joined end to end with attention "
         "across them, whole with attention inside each, or one entry a row (default %(default)s)")  # fmt: skip
     add("--micro-batch-size", type=int, default=32, help="rows a rank computes at once (default %(default)s)")
-    add("--global-batch-size", type=int, help="rows an optimizer step (default: one micro-batch a rank)")
+    add("--global-batch-size", type=int, help="examples an optimizer step (default %(default)s)"
+        if "global_batch_size" in defaults else "rows an optimizer step (default: one micro-batch a rank)")  # fmt: skip
     add("--train-iters", type=int, required="train_iters" not in defaults, help="optimizer steps in all")
     add("--eval-interval", type=int, default=100, help="steps between held-out losses, 0: never (default %(default)s)")
     add("--eval-iters", type=int, default=10, help="global batches a held-out loss (default %(default)s)")
@@ -80,8 +81,12 @@ def add_planning_arguments(parser):
         "(default %(default)s)")  # fmt: skip
 
 
-def check_args(args, problems=()):
-    """Raise one InputError with everything wrong, `problems` included; fill in what depends on the world size."""
+def check_args(args, problems=(), rounds_batch=False):
+    """Raise one InputError with everything wrong, `problems` included; fill in what depends on the world size.
+
+    Args:
+        rounds_batch: the caller will make of --global-batch-size what the ranks compute at once, or a multiple.
+    """
     rank, world_size, _ = runtime.ranks()
     planning = getattr(args, "dry_run", None) is not None
     if planning:
@@ -91,7 +96,7 @@ def check_args(args, problems=()):
     model_parallel = args.tensor_model_parallel_size * args.pipeline_model_parallel_size * args.context_parallel_size
     if args.global_batch_size is None:
         args.global_batch_size = args.micro_batch_size * max(world_size // max(model_parallel, 1), 1)
-    problems = [*problems, *_out_of_range(args), *_parallel_problems(args, planning)]
+    problems = [*problems, *_out_of_range(args), *_parallel_problems(args, planning, rounds_batch)]
     if problems:
         if rank:
             raise SystemExit(1)  # one line is enough
@@ -106,10 +111,11 @@ def check_args(args, problems=()):
 
 def _out_of_range(args):
     problems = []
-    for flag, smallest in (("seq_length", 2), ("train_iters", 1), ("lr_decay_iters", 1), ("log_interval", 1),
-                           ("save_interval", 0), ("save_total_limit", 0), ("eval_interval", 0), ("eval_iters", 1),
-                           ("num_workers", 0), ("lr", 0), ("min_lr", 0), ("weight_decay", 0), ("clip_grad", 0),
-                           ("loss_spike_factor", 0), ("grad_spike_factor", 0), ("max_skipped_steps", 1)):  # fmt: skip
+    for flag, smallest in (("seq_length", 2), ("micro_batch_size", 1), ("global_batch_size", 1), ("train_iters", 1),
+                           ("lr_decay_iters", 1), ("log_interval", 1), ("save_interval", 0), ("save_total_limit", 0),
+                           ("eval_interval", 0), ("eval_iters", 1), ("num_workers", 0), ("lr", 0), ("min_lr", 0),
+                           ("weight_decay", 0), ("clip_grad", 0), ("loss_spike_factor", 0), ("grad_spike_factor", 0),
+                           ("max_skipped_steps", 1)):  # fmt: skip
         value = getattr(args, flag)
         if value is not None and not smallest <= value < math.inf:
             problems.append(f"--{flag.replace('_', '-')} {value}: expected at least {smallest}")
@@ -128,7 +134,7 @@ def _out_of_range(args):
     return problems
 
 
-def _parallel_problems(args, planning):
+def _parallel_problems(args, planning, rounds_batch):
     """What is wrong among parallel sizes, batch sizes and the options that need them."""
     tensor, pipeline = args.tensor_model_parallel_size, args.pipeline_model_parallel_size
     context, micro = args.context_parallel_size, args.micro_batch_size
@@ -143,10 +149,11 @@ def _parallel_problems(args, planning):
         )
     else:
         data_parallel = args.world_size // model_parallel
-        if micro < 1 or args.global_batch_size < 1 or args.global_batch_size % (micro * data_parallel):
+        batch = args.global_batch_size
+        if not rounds_batch and min(micro, batch) >= 1 and batch % (micro * data_parallel):
             problems.append(
-                f"--global-batch-size {args.global_batch_size}: expected a multiple of --micro-batch-size {micro} × "
-                f"{data_parallel} data-parallel rank(s)"
+                f"--global-batch-size {batch}: expected a multiple of --micro-batch-size {micro} × {data_parallel} "
+                "data-parallel rank(s)"
             )
     if args.sequence_parallel and args.seq_length % tensor:
         problems.append(f"--sequence-parallel: {tensor} tensor-parallel ranks do not divide --seq-length")

@@ -32,6 +32,7 @@ from llamax.runtime import is_first_rank, is_lost_peer, log, on_first_rank
 
 TRACKER = "latest_checkpointed_iteration.txt"  # for people and scripts; what is read is decided by the folders
 MARKER = "complete.json"
+_FOLDER = re.compile(r"iter_(\d{7,})")
 _READ_BYTES = 16 << 20
 
 
@@ -41,7 +42,7 @@ def folder_of(directory, iteration):
 
 def iterations(directory):
     """The iterations that have a folder in a --save directory, newest first, complete or not."""
-    found = (re.fullmatch(r"iter_(\d{7,})", path.name) for path in Path(directory).glob("iter_*"))
+    found = (_FOLDER.fullmatch(path.name) for path in Path(directory).glob("iter_*"))
     return sorted((int(match[1]) for match in found if match), reverse=True)
 
 
@@ -65,11 +66,16 @@ def newest(directory, flag="--load"):
     return None
 
 
-def required(directory, flag="--load"):
-    """`newest`, or InputError if there was never a checkpoint."""
-    found = newest(directory, flag)
+def required(path, flag="--load"):
+    """(iteration, folder): the `newest` of a --save directory, or the iter_… folder that `path` is; InputError if there
+    is none or if that one is damaged."""
+    path = Path(path)
+    match = _FOLDER.fullmatch(path.name)
+    found = (int(match[1]), path) if match else newest(path, flag)
     if found is None:
-        raise InputError(f"{flag} {directory}: holds no checkpoint; check the path")
+        raise InputError(f"{flag} {path}: holds no checkpoint; check the path")
+    if match and (problem := damage(path)):
+        raise InputError(f"{flag} {path}: {problem}; give another checkpoint")
     return found
 
 
@@ -188,6 +194,17 @@ class Saver:
                 self.queue.schedule_async_request(request)
                 return
             request.execute_sync()
+        self._publish()
+
+    def save_weights(self, iteration, write):
+        """Save as iteration `iteration` the sharded tensors that write(folder) writes, on one process."""
+        self.pending = iteration, self._new_folder(iteration)
+        with self._naming_failures():
+            dist_checkpointing.save({"iteration": iteration}, str(self.pending[1]))
+            (self.pending[1] / ".metadata").unlink()  # of no tensors yet
+            write(self.pending[1])
+            files = {path.name: _size_and_digest(path) for path in self.pending[1].glob("*.distcp")}
+            write_json(self.pending[1] / "0.digests", files)
         self._publish()
 
     def poll(self, wait=False):

@@ -15,6 +15,10 @@ from megatron.core.tensor_parallel import random
 def install():
     """Redirect what megatron.core expects of CUDA to the CPU, for the rest of the process."""
     cpu = torch.device("cpu")
+    # `with torch.device(…)` looks up the factories it serves at its first use. After they are replaced it would miss
+    # them, and transformers, which builds models under torch.device("meta"), leave RoPE's frequencies uninitialised.
+    with cpu:
+        torch.empty(0)
     torch.cuda.current_device = lambda: cpu
     torch.cuda.set_device = lambda device: None
     torch.cuda.synchronize = lambda device=None: None

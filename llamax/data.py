@@ -353,6 +353,16 @@ def build_datasets(args, vocab_size, train_rows, valid_rows):
     return train, valid, group_names
 
 
+def epoch_of(args, prefix, vocab_size):
+    """(rows, entries, held-out entries) of a dataset: the rows that args.packing makes of its training entries in the
+    first epoch, how many entries those are, and how many args.split holds out. Every rank calls it."""
+    args = copy.copy(args)
+    args.data_path = [prefix]
+    data, *_ = build_datasets(args, vocab_size, None, 0)
+    begin, end = (round(share * len(data.dataset)) for share in data.config.split_matrix[Split.valid.value] or (0, 0))
+    return len(data), len(data.document_index), end - begin
+
+
 def content_of(manifest):
     """The digests of the files of a dataset that its rows are made of; the .tags only tell of them."""
     return " ".join([manifest["xxh3_128"], *(row[1] for name, row in manifest["files"].items() if name != ".tags")])

@@ -193,7 +193,7 @@ def json_object(line):
     """The JSON object of a line, or Unusable."""
     try:
         value = _decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError):  # NaN, say, is valid JSON to others
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # NaN, say, is valid JSON to others
         value = _json_value(line)
     if type(value) is not dict:
         raise Unusable("not an object", f"found {type(value).__name__}")

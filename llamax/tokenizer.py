@@ -14,7 +14,7 @@ from pathlib import Path
 import gigatoken
 import numpy as np
 
-from llamax.files import InputError, fingerprint
+from llamax.files import InputError, fingerprint, write_json
 from llamax.indexed import token_dtype
 
 # Llama 3's pre-tokenisation pattern and special tokens are published with its weights, not in the rank file.
@@ -81,8 +81,7 @@ class Tokenizer:
 
     def encode(self, text):
         """The ids of one text, as a list."""
-        ids, _ = self.encode_batch([text])
-        return ids.tolist()
+        return self.fast.encode(text).tolist()
 
     def encode_batch(self, texts):
         """Encode many texts: (ids, offsets), where text i has ids[offsets[i]:offsets[i + 1]].
@@ -133,10 +132,15 @@ class SentencePieceTokenizer(Tokenizer):
         self.vocab_size = self.reference.vocab_size()
         self.bos_id, self.eos_id = self.reference.bos_id(), self.reference.eos_id()
         self.control = np.array([i for i, p in enumerate(proto.pieces) if p.type in (p.CONTROL, p.UNKNOWN)])
+        self.control_ids = frozenset(self.control.tolist())
         self.chars_started = np.array(
             [int(not 0x80 <= int(p.piece[3:5], 16) < 0xC0) if p.type == p.BYTE else len(p.piece) for p in proto.pieces],
             np.int64,
         )
+
+    def encode(self, text):
+        ids = super().encode(text)
+        return ids if self.control_ids.isdisjoint(ids) else self.reference.encode(text)
 
     def encode_batch(self, texts):
         ids, offsets = super().encode_batch(texts)
@@ -161,6 +165,64 @@ class SentencePieceTokenizer(Tokenizer):
     def decode_text(self, ids):
         """The text that encode() made these ids of."""
         return self.decode(ids)[1:]  # without the dummy prefix
+
+
+def write_hf_tokenizer(path, folder):
+    """Write tokenizer.json and, where there is none, tokenizer_config.json of a SentencePiece tokenizer.model, for
+    transformers: left with that alone, it orders joins by id instead of score, and knows of no BOS."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto.FromString(Path(path).read_bytes())
+    ids = {piece.piece: i for i, piece in enumerate(proto.pieces)}
+    merges = []
+    for piece in sorted(proto.pieces, key=lambda piece: -piece.score):
+        text = piece.piece if piece.type == piece.NORMAL else ""
+        halves = [(text[:i], text[i:]) for i in range(1, len(text)) if text[:i] in ids and text[i:] in ids]
+        merges += sorted(halves, key=lambda pair: (ids[pair[0]], ids[pair[1]]))
+    special = [p.piece for p in proto.pieces if p.type in (p.UNKNOWN, p.CONTROL)]
+    unknown, bos, eos = (proto.pieces[i].piece for i in (0, proto.trainer_spec.bos_id, proto.trainer_spec.eos_id))
+    before, text = {"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    write_json(
+        Path(folder) / "tokenizer.json",
+        {
+            "version": "1.0",
+            "added_tokens": [{"id": ids[name], "content": name, **flags} for name in special],
+            "normalizer": {
+                "type": "Sequence",
+                "normalizers": [
+                    {"type": "Prepend", "prepend": "▁"},
+                    {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+                ],
+            },
+            "post_processor": {
+                "type": "TemplateProcessing",
+                "single": [before, text],
+                "pair": [before, text, {"Sequence": {"id": "B", "type_id": 1}}],
+                "special_tokens": {bos: {"id": bos, "ids": [ids[bos]], "tokens": [bos]}},
+            },
+            "decoder": {
+                "type": "Sequence",
+                "decoders": [
+                    {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+                    {"type": "ByteFallback"},
+                    {"type": "Fuse"},
+                    {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+                ],
+            },
+            "model": {
+                "type": "BPE",
+                "unk_token": unknown,
+                "fuse_unk": True,
+                "byte_fallback": True,
+                "vocab": ids,
+                "merges": merges,
+            },
+        },
+    )
+    if not (Path(folder) / "tokenizer_config.json").is_file():
+        names = {"unk_token": unknown, "bos_token": bos, "eos_token": eos}
+        write_json(Path(folder) / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **names})
 
 
 class TiktokenTokenizer(Tokenizer):

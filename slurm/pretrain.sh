@@ -21,15 +21,11 @@
 #SBATCH --output=%x-%j.log
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-.}"
+SCRIPT=pretrain.sh
+# shellcheck source=slurm/train.bash
+source slurm/train.bash
 
-fail() {
-    echo "pretrain.sh: error: $*" >&2
-    exit 1
-}
-
-PRESET=${1:-llamax2-7b}
-[[ $PRESET == */* ]] || PRESET=slurm/presets/$PRESET.sh
-[[ -f $PRESET ]] || fail "$PRESET: no such preset; there are: $(cd slurm/presets && echo *.sh)"
+PRESET=$(preset_file slurm/presets "${1:-llamax2-7b}")
 [[ -n ${DRY_RUN:-${SLURM_JOB_ID:-}} ]] || fail "start it with sbatch, or with DRY_RUN=24 to see what 24 GPUs would do"
 
 PYTHON=${PYTHON:-.venv/bin/python}
@@ -54,50 +50,4 @@ COMMAND=(
     --train-iters "$TRAIN_ITERS" "${OPTIMIZER[@]}" "${RUN[@]}" --save "$SAVE" --load "$SAVE" "${@:2}"
 )
 [[ -z ${DRY_RUN:-} ]] || exec "${COMMAND[@]}" --dry-run "$DRY_RUN"
-
-# The ranks meet at the first node, under the address by which Slurm's daemons on all nodes reach it: the host name may
-# be unknown to the others, or mean the loopback or another network there.
-read -r first < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-[[ $(scontrol show node "$first") =~ NodeAddr=([^ ]+) ]]
-export MASTER_ADDR=${BASH_REMATCH[1]}
-export MASTER_PORT=$((20000 + (SLURM_JOB_ID + ${SLURM_RESTART_COUNT:-0}) % 12000)) # below those that Linux gives away
-export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
-
-saved_step() {
-    cat "$SAVE/latest_checkpointed_iteration.txt" 2> /dev/null || echo 0
-}
-
-# Slurm sends USR1 (time) and the TERM of a preemption to the ranks, which save and end. The TERM of scancel comes to
-# this script as well: with a trap, bash waits for srun, and so the ranks have the time to save that Slurm gives them.
-# One dead rank ends all, but a minute later, because often it is another one that prints why.
-trap : TERM
-before=$(saved_step)
-status=0
-srun --kill-on-bad-exit=0 --wait=60 --cpus-per-task="$OMP_NUM_THREADS" "${COMMAND[@]}" || status=$?
-step=$(saved_step)
-
-if ((step >= TRAIN_ITERS)); then
-    echo "pretrain.sh: all $TRAIN_ITERS steps are done: $SAVE"
-    exit 0
-fi
-# Its state is RUNNING now, also in the time that a preempted job is given to end. Otherwise it was cancelled, has run
-# out of time, or Slurm itself has put it back into the queue.
-read -r state preempted < <(squeue --noheader --jobs="$SLURM_JOB_ID" --Format=State:20,PreemptTime:30)
-[[ $state == RUNNING ]] || exit "$status"
-
-# Ended with nothing new saved, and not because of others: a failure too, as it would do no more the next time.
-if [[ $preempted == N/A ]] && ((status || step == before)); then
-    mkdir -p "$SAVE"
-    echo "after step $step: status $status, job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, $(date)" >> "$SAVE/failures.txt"
-    failures=$(grep --count "^after step $step:" "$SAVE/failures.txt")
-    if ((failures >= MAX_FAILURES)); then
-        echo "pretrain.sh: error: failed $failures times in a row after step $step, now with status $status;" \
-            "mend what is said above, remove $SAVE/failures.txt and submit it again" >&2
-        exit $((status ? status : 1))
-    fi
-    echo "pretrain.sh: failed with status $status after step $step, $failures of $MAX_FAILURES times; requeueing"
-else
-    echo "pretrain.sh: stopped at step $step of $TRAIN_ITERS; requeueing"
-fi
-# Incomplete: unless it has been cancelled, or requeued by Slurm, in the meantime. It ends this script as well.
-scontrol requeue Incomplete "$SLURM_JOB_ID"
+train "${COMMAND[@]}"

@@ -1,4 +1,6 @@
-"""Per-token losses of every entry of a dataset, by what training computes: python entry_losses.py HF PREFIX CACHE OUT.
+"""Per-token losses of every entry of a dataset, by what training computes:
+
+    python entry_losses.py HF PREFIX SEQ_LENGTH CACHE OUT
 
 OUT: for each packing, {ids of the entry: losses of its tokens from the second on}.
 """
@@ -19,11 +21,12 @@ from llamax.weights import load_hf_weights
 
 
 def main():
-    hf, prefix, cache, out = sys.argv[1:]
+    hf, prefix, seq_length, cache, out = sys.argv[1:]
     found = {}
     args = argparse.Namespace(
-        data_path=[prefix], valid_data_path=None, split="1,0,0", seed=1, seq_length=96, data_cache_path=cache,
-        tensor_model_parallel_size=1, pipeline_model_parallel_size=1, distributed_timeout_minutes=5, bf16=False,
+        data_path=[prefix], valid_data_path=None, split="1,0,0", seed=1, seq_length=int(seq_length), bf16=False,
+        data_cache_path=cache, tensor_model_parallel_size=1, pipeline_model_parallel_size=1,
+        distributed_timeout_minutes=5,
     )  # fmt: skip
     runtime.initialize(args)
     shape = read_shape(hf)

@@ -571,7 +571,7 @@ def generate(model_folder, flores, tmp_path):
     return lambda *arguments: cli(*command, "--max-new-tokens", 12, "--batch-size", 5, *arguments)
 
 
-def one_by_one(model_folder, lines, source, target):
+def one_by_one(model_folder, lines, source, target, prompt="llamax"):
     """The translations by plain transformers, without batches and so without padding; and how many EOS ended."""
     import torch
     import transformers
@@ -581,7 +581,7 @@ def one_by_one(model_folder, lines, source, target):
     tokenizer, texts, ended = load_tokenizer(model_folder), [], 0
     names = [load()[code].name for code in (source, target)]
     for line in lines:
-        ids = torch.tensor([prompt_ids(tokenizer, translation_prompt(line, *names))])
+        ids = torch.tensor([prompt_ids(tokenizer, translation_prompt(line, *names, prompt))])
         with torch.inference_mode():
             found = model.generate(
                 ids,
@@ -658,6 +658,39 @@ def test_translations_equal_those_of_single_sentences(generate, model_folder, fl
     fails(cli(*command, "--split", "dev"), "--split dev", "devtest")
     assert cli(*command).returncode == 0
     assert len((output / "scores.jsonl").read_text("utf-8").splitlines()) == 8
+
+
+def test_the_prompt_is_the_one_the_model_was_tuned_with(generate, model_folder, flores, tmp_path, monkeypatch):
+    tuned = tmp_path / "tuned"
+    shutil.copytree(model_folder, tuned)
+    command = "evaluate.py", "generate", "--hf-model", tuned, "--flores", flores, "--directions", "en-fr", "--output"
+
+    def chosen(record, *arguments):
+        if record is not None:
+            (tuned / "llamax.json").write_text(json.dumps(record))
+        monkeypatch.setattr(sys, "argv", [*map(str, command), str(tmp_path / "out"), *arguments])
+        return evaluate.get_args().prompt
+
+    assert chosen(None) == "llamax"  # a model from elsewhere
+    assert chosen({"prompt": None, "stages": []}) == "llamax"  # one that was not tuned
+    assert chosen({"prompt": "stanford"}) == "stanford"
+    assert chosen({"prompt": "stanford"}, "--prompt", "llamax") == "llamax"
+    assert chosen({"prompt": "vicuna"}, "--prompt", "none") == "none"
+    for record in ({"prompt": "vicuna"}, {"prompt": "none"}, ["vicuna"]):
+        with pytest.raises(InputError, match=f"--hf-model {tuned}/llamax.json: .*expected llamax or stanford"):
+            chosen(record)
+
+    # It is recorded under the name it was found to have, so that other hypotheses are not taken for these.
+    (tuned / "llamax.json").write_text('{"prompt": "stanford"}')
+    options = "--directions", "en-fr", "--hf-model", tuned, "--limit", 3
+    assert generate(*options).returncode == 0
+    record = json.loads((tmp_path / "out" / "generate.json").read_text("utf-8"))
+    assert record["settings"]["prompt"] == record["arguments"]["prompt"] == "stanford"
+    fails(generate(*options, "--prompt", "llamax"), "prompt 'stanford', now 'llamax'")
+    english = evaluate.read_lines(flores / "devtest/eng.devtest")[:3]
+    expected = one_by_one(tuned, english, "en", "fr", "stanford")[0]
+    assert evaluate.read_lines(tmp_path / "out/hypotheses/en-fr.txt") == expected
+    assert expected != one_by_one(tuned, english, "en", "fr")[0]
 
 
 def test_generate_record_and_limit(generate, model_folder, flores, tmp_path, llama_tokenizer):

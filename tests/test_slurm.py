@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -10,8 +11,10 @@ import pytest
 from conftest import ROOT, sentences, write_jsonl
 
 import pretrain_llamax
+import sft_alpaca
 
 PRETRAIN = ROOT / "slurm" / "pretrain.sh"
+SFT = ROOT / "slurm" / "sft.sh"
 LLAMA2 = {
     "model_type": "llama", "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 11008,
     "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 4096,
@@ -44,6 +47,13 @@ PRESETS = {
     "emma500-llama3.1-8b-bi": (LLAMA31, 8_030_261_248, BI, 671e9),
     "tiny": (TINY, 252_992, {}, 8 * 64 * 20),
 }
+# preset: (data, prompt, what happens to over-long examples); all else is as Stanford Alpaca's for 7B
+SFT_PRESETS = {
+    "alpaca": ("alpaca_data.json", "llamax", "cut"),
+    "xnli": ("xnli.json", "llamax", "drop"),
+    "x-csqa": ("x-csqa.json", "llamax", "drop"),
+    "metamath": ("metamath.json", "stanford", "cut"),
+}
 
 
 def bash(script, *arguments, cwd=ROOT, **variables):
@@ -69,11 +79,12 @@ def echo(tmp_path):
 
 
 def test_every_script_is_bash():
-    scripts = [*(ROOT / "slurm").rglob("*.sh"), *(ROOT / "tests" / "slurm").glob("*.sh")]
-    assert len(scripts) > 10
+    scripts = [path for folder in ("slurm", "tests/slurm") for path in (ROOT / folder).rglob("*.*sh")]
+    assert len(scripts) > 20
     for script in scripts:
         assert subprocess.run(["bash", "-n", script], check=False).returncode == 0, script
     assert {path.stem for path in (ROOT / "slurm" / "presets").iterdir()} == set(PRESETS)
+    assert {path.stem for path in (ROOT / "slurm" / "sft-presets").iterdir()} == {*SFT_PRESETS, "tiny"}
 
 
 def test_a_dry_run_needs_neither_slurm_nor_weights_nor_data(tmp_path):
@@ -116,6 +127,59 @@ def test_llamax_trains_one_epoch_of_the_data(tmp_path, echo):
         result = bash(PRETRAIN, DRY_RUN="24", DATA=str(tmp_path), PYTHON=echo, **variables)
         command = json.loads(result.stdout)
         assert command[command.index("--train-iters") + 1] == str(steps)
+
+
+def sft_args(monkeypatch, *arguments, **variables):
+    """What sft_alpaca.py makes of the command line that slurm/sft.sh ends in, on one process."""
+    result = bash(SFT, *arguments, DRY_RUN="1", PYTHON="python", **variables)
+    assert result.returncode == 0, result.stderr
+    command = shlex.split(result.stdout)
+    assert command[:2] == ["python", "sft_alpaca.py"]
+    monkeypatch.setattr(sys, "argv", command[1:])
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("RANK", "0")
+    return sft_alpaca.get_args()
+
+
+@pytest.mark.parametrize("preset", SFT_PRESETS)
+def test_sft_presets(preset, tmp_path, monkeypatch):
+    name, prompt, over_long = SFT_PRESETS[preset]
+    data = tmp_path / "my data" / name
+    data.parent.mkdir()
+    data.write_text("[]")
+    variables = {"HF_MODEL": hf_folder(tmp_path / "hf", LLAMA2), "DATA": str(data.parent)}
+    args = sft_args(monkeypatch, preset, "--seed", "5", **variables)
+    assert (args.data, args.hf_model, args.seed) == ([str(data)], variables["HF_MODEL"], 5)
+    assert args.save == args.load == f"runs/sft-{preset}"
+    assert (args.prompt, args.over_long, args.packing) == (prompt, over_long, "inside")
+    assert (args.global_batch_size, args.seq_length, args.num_train_epochs, args.train_iters) == (128, 512, 3, None)
+    assert (args.lr, args.min_lr, args.lr_decay_style, args.lr_warmup_fraction) == (2e-5, 0, "cosine", 0.03)
+    assert (args.weight_decay, args.adam_beta2, args.bf16, args.init_weights) == (0, 0.999, True, False)
+    args = sft_args(monkeypatch, preset, **variables, SAVE="x", PROMPT="stanford", GLOBAL_BATCH_SIZE="64", TP="4")
+    assert (args.save, args.prompt, args.global_batch_size) == ("x", "stanford", 64)
+    assert args.tensor_model_parallel_size == 4
+
+
+def test_tiny_sft_preset(tmp_path, monkeypatch):
+    for name in "ab":
+        (tmp_path / f"{name}.json").write_text("[]")
+    variables = {"HF_MODEL": hf_folder(tmp_path / "hf", TINY), "DATA_FILES": f"{tmp_path}/a.json {tmp_path}/b.json"}
+    args = sft_args(monkeypatch, "tiny", "--save", str(tmp_path / "a b"), **variables)
+    assert args.data == variables["DATA_FILES"].split() and args.save == str(tmp_path / "a b")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "saying"),
+    [
+        (["alpaca9"], {"DRY_RUN": "1"}, ["sft.sh: error: slurm/sft-presets/alpaca9.sh: no such preset", "alpaca.sh"]),
+        ([], {}, ["sft.sh: error: ", "sbatch", "DRY_RUN=1"]),
+        (["tiny"], {"DRY_RUN": "1", "HF_MODEL": "hf"}, ["set DATA_FILES"]),
+    ],
+)
+def test_errors_of_sft_are_one_line(arguments, variables, saying):
+    result = bash(SFT, *arguments, **variables)
+    assert result.returncode == 1 and len(result.stderr.splitlines()) == 1, result.stderr
+    assert all(text in result.stderr for text in saying)
 
 
 @pytest.mark.parametrize(

@@ -67,8 +67,8 @@ pretrain() { # P1 + P2' + M, or P1 + P2 + M
 
 tune() {
     "${LAUNCH[@]}" sft_alpaca.py --hf-model "$WORK/pretrained-hf" --data "$CORPUS/alpaca.json" --save "$WORK/sft" \
-        --load "$WORK/sft" --seq-length 96 --micro-batch-size 8 --global-batch-size 16 --train-iters 1000 --lr 2e-3 \
-        --save-interval 500 --eval-interval 300 --log-interval 100
+        --load "$WORK/sft" --packing none --seq-length 96 --micro-batch-size 8 --global-batch-size 16 \
+        --train-iters 1000 --lr 2e-3 --save-interval 500 --eval-interval 300 --log-interval 100
 }
 
 export_hf() { # TRAINING FOLDER

@@ -1,0 +1,33 @@
+# shellcheck shell=bash disable=SC2034 # read by slurm/sft.sh
+# LLaMAX2-7B-X-CSQA: LLaMAX2 7B tuned on five English sets of commonsense questions ("given": LLaMAX's README and arXiv
+# 2407.05975). The data, about 25,000 questions:
+#     python tasks.py x-csqa --input X-CSQA/en/train.jsonl ARC-Easy-Train.jsonl ARC-Challenge-Train.jsonl \
+#         OpenBookQA/train.jsonl QASC/train.jsonl --output data/x-csqa.json
+# No setting of this tuning is given; what stands here is Stanford Alpaca's for 7B, as for LLaMAX2-7B-Alpaca.
+HF_MODEL=${HF_MODEL:-models/LLaMAX2-7B}  # given
+DATA_FILES=("${DATA:-data}/x-csqa.json") # given: X-CSQA, ARC-Easy, ARC-Challenge, OpenBookQA, QASC
+PROMPT=${PROMPT:-llamax}                 # not given; the prompt inside it is that of the evaluation LLaMAX points to
+
+TP=${TP:-2}                                 # not given, nor is anything of parallelism
+SEQ_LENGTH=${SEQ_LENGTH:-512}               # not given
+MICRO_BATCH_SIZE=${MICRO_BATCH_SIZE:-4}     # rows at once; decides memory and speed, not the result
+GLOBAL_BATCH_SIZE=${GLOBAL_BATCH_SIZE:-128} # not given; examples a step
+NUM_TRAIN_EPOCHS=${NUM_TRAIN_EPOCHS:-3}     # not given; 600 steps
+OPTIMIZER=(
+    --lr 2e-5                 # not given
+    --lr-decay-style cosine   # not given
+    --lr-warmup-fraction 0.03 # not given
+)
+
+RUN=(
+    --bf16 # not given, nor is any of the following
+    --packing inside
+    --use-distributed-optimizer
+    --sequence-parallel
+    --overlap-grad-reduce
+    --overlap-param-gather
+    --eval-interval 100
+    --save-interval 200
+    --save-total-limit 2
+    --async-save
+)
