@@ -16,10 +16,9 @@ NAME = "llamax.json"
 RUN = "run.json"  # of a training folder
 # Options that decide what comes out of a training run; the others are about speed, memory and places.
 SETTINGS = (
-    "init_weights", "prompt", "over_long", "num_train_epochs", "train_iters", "global_batch_size",
-    "examples_a_step", "seq_length",
-    "packing", "lr", "min_lr", "lr_decay_style", "lr_decay_iters", "lr_warmup_fraction", "weight_decay", "adam_beta2",
-    "clip_grad", "loss_spike_factor", "grad_spike_factor", "bf16", "fp8_format", "split", "seed",
+    "init_weights", "prompt", "over_long", "num_train_epochs", "train_iters", "global_batch_size", "examples_a_step",
+    "seq_length", "packing", "lr", "min_lr", "lr_decay_style", "lr_decay_iters", "lr_warmup_fraction", "weight_decay",
+    "adam_beta2", "clip_grad", "loss_spike_factor", "grad_spike_factor", "bf16", "fp8_format", "split", "seed",
 )  # fmt: skip
 _OF_MANIFEST = ("kind", "languages", "documents", "tokens", "loss_tokens", "xxh3_128")
 
@@ -41,6 +40,8 @@ def of_training(folder, iteration):
     if not (folder / RUN).is_file():  # an imported model, not trained yet
         return of_model(folder)
     run = read_json(folder / RUN, "--load")
+    if "stages" not in run:  # of an earlier version
+        return []
     arguments = run["arguments"]
     stage = {
         "script": run["script"],

@@ -303,6 +303,8 @@ class _Importing(DefaultSavePlanner):
         super().__init__(flatten_state_dict=False)
         self.weights, self.shape, self.sizes = weights, shape, megatron_sizes(shape)
         self.dtype = TensorProperties(dtype=dtype)
+        elements = sum(torch.Size(size).numel() for size in self.sizes.values())
+        self.progress = Progress(elements * dtype.itemsize, "B", "writing")
 
     def items(self):
         """What the checkpoint is to hold: a piece for each layer of each tensor."""
@@ -326,6 +328,7 @@ class _Importing(DefaultSavePlanner):
         tensor = _hf_part(name, self.weights, self.shape, tp_rank=0, tp_size=1)
         piece = torch.zeros(item.tensor_data.chunk.sizes, dtype=self.dtype.dtype)
         piece.view(-1, *tensor.shape[1:])[: len(tensor)] = tensor  # rows of vocabulary padding stay zero
+        self.progress.update(piece.nbytes)
         return piece
 
 
@@ -345,6 +348,7 @@ def import_weights(folder, weights, shape, dtype):
     writer.set_up_storage_writer(is_coordinator=True)
     [plan] = writer.prepare_global_plan([writer.prepare_local_plan(plans[0])])
     writer.finish(metadata, [writer.write_data(plan, planner).wait()])
+    planner.progress.close()
 
 
 def write_hf_weights(folder, sizes, dtype, fill):

@@ -38,6 +38,9 @@ def test_commands_run_as_they_stand(tmp_path, tokenizer_model, m2m):  # noqa: F8
     (tmp_path / "counts.csv").write_text("lang,mono,para,direct\nfr,0,24970,1\n")
     (tmp_path / "en.txt").write_text("\n".join(sentences("en", 200)) + "\n", encoding="utf-8")
     (tmp_path / "m2m100").symlink_to(m2m)
+    (tmp_path / "ro.txt").write_text("bătrânul fermier cumpără o lampă roșie în piață\n" * 3, encoding="utf-8")
+    pairs = [{"sentence1": "It is.", "sentence2": f"It is not {i}.", "gold_label": "contradiction"} for i in range(9)]
+    write_jsonl(tmp_path / "multinli_1.0_train.jsonl", pairs)
     examples = [{"instruction": f"Say {i}.", "input": "", "output": str(i)} for i in range(150)]
     (tmp_path / "alpaca_data.json").write_text(json.dumps(examples))
     flores = tmp_path / "flores101" / "devtest"
@@ -54,4 +57,5 @@ def test_commands_run_as_they_stand(tmp_path, tokenizer_model, m2m):  # noqa: F8
     assert len((tmp_path / "data" / "filled.jsonl").read_text(encoding="utf-8").splitlines()) == 30
     scores = [json.loads(line) for line in (tmp_path / "out" / "scores.jsonl").read_text().splitlines()]
     assert {(score["src"], score["tgt"]) for score in scores} == {("en", "fr"), ("fr", "en")}
+    assert "| all | spBLEU | 2 |" in (tmp_path / "tuned" / "README.md").read_text(encoding="utf-8")
     assert "<html" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
