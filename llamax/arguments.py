@@ -14,7 +14,8 @@ def add_training_arguments(parser, **defaults):
     add = parser.add_argument_group("model").add_argument
     add("--hf-model", required=True, metavar="DIR", help="Hugging Face Llama folder: config.json, safetensors")
     add("--init-weights", action="store_true", help="start from random weights, not from those of --hf-model")
-    add("--pretrained-checkpoint", metavar="DIR", help="start from the weights of this --save folder, not --hf-model's")
+    add("--pretrained-checkpoint", metavar="DIR", help="start from the weights of this --save folder, or of an "
+        "iter_… of it, not --hf-model's")  # fmt: skip
     add = parser.add_argument_group("batches").add_argument
     add("--seq-length", type=int, default=512, help="tokens a row (default %(default)s)")
     add("--packing", choices=PACKING, default="across", help="how entries fill rows: joined end to end with attention "

@@ -32,7 +32,6 @@ from llamax.runtime import is_first_rank, is_lost_peer, log, on_first_rank
 
 TRACKER = "latest_checkpointed_iteration.txt"  # for people and scripts; what is read is decided by the folders
 MARKER = "complete.json"
-_FOLDER = re.compile(r"iter_(\d{7,})")
 _READ_BYTES = 16 << 20
 
 
@@ -40,10 +39,16 @@ def folder_of(directory, iteration):
     return Path(directory) / f"iter_{iteration:07d}"
 
 
+def step_of(folder):
+    """The iteration of a checkpoint's folder by its name; None for other folders."""
+    match = re.fullmatch(r"iter_(\d{7,})", Path(folder).name)
+    return match and int(match[1])
+
+
 def iterations(directory):
     """The iterations that have a folder in a --save directory, newest first, complete or not."""
-    found = (_FOLDER.fullmatch(path.name) for path in Path(directory).glob("iter_*"))
-    return sorted((int(match[1]) for match in found if match), reverse=True)
+    found = map(step_of, Path(directory).glob("iter_*"))
+    return sorted((step for step in found if step is not None), reverse=True)
 
 
 def newest(directory, flag="--load"):
@@ -69,12 +74,11 @@ def newest(directory, flag="--load"):
 def required(path, flag="--load"):
     """(iteration, folder): the `newest` of a --save directory, or the iter_… folder that `path` is; InputError if there
     is none or if that one is damaged."""
-    path = Path(path)
-    match = _FOLDER.fullmatch(path.name)
-    found = (int(match[1]), path) if match else newest(path, flag)
+    step = step_of(path)
+    found = newest(path, flag) if step is None else (step, Path(path))
     if found is None:
         raise InputError(f"{flag} {path}: holds no checkpoint; check the path")
-    if match and (problem := damage(path)):
+    if step is not None and (problem := damage(found[1])):
         raise InputError(f"{flag} {path}: {problem}; give another checkpoint")
     return found
 

@@ -5,9 +5,9 @@ it writes a Hugging Face folder.
 """
 
 import json
-import re
 from pathlib import Path
 
+from llamax import checkpoint
 from llamax.files import InputError, read_json, write_json, write_text
 from llamax.prompts import alpaca_prompt
 from llamax.report import averages
@@ -59,17 +59,10 @@ def of_start(args):
     if args.init_weights:
         return []
     if args.pretrained_checkpoint:
-        return of_training(*training_folder(args.pretrained_checkpoint))
+        path = Path(args.pretrained_checkpoint)
+        step = checkpoint.step_of(path)
+        return of_training(path, checkpoint.iterations(path)[0]) if step is None else of_training(path.parent, step)
     return of_model(args.hf_model)
-
-
-def training_folder(path):
-    """(--save folder, step) of what --load and --pretrained-checkpoint take: that folder or an iter_… of it."""
-    path = Path(path)
-    match = re.fullmatch(r"iter_(\d+)", path.name)
-    if match:
-        return path.parent, int(match[1])
-    return path, int((path / "latest_checkpointed_iteration.txt").read_text(encoding="utf-8"))
 
 
 def of_data(prefixes, weights):
@@ -108,15 +101,8 @@ def card(stages, name, parameters, scores):
     languages = sorted({code for dataset in datasets for code in dataset.get("languages", [])})
     base = next((Path(stage["from"]).name for stage in stages if isinstance(stage["from"], str)), None)
     front = {"library_name": "transformers", "pipeline_tag": "text-generation", "language": languages}
-    lines = [
-        "---",
-        *(f"{key}: {json.dumps(value)}" for key, value in front.items() if value),
-        "---",
-        "",
-        f"# {name}",
-        "",
-    ]
-    lines += [f"A Llama of {parameters:,} parameters{f', made from {base}' if base else ''}."]
+    lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in front.items() if value), "---", ""]
+    lines += [f"# {name}", "", f"A Llama of {parameters:,} parameters{f', made from {base}' if base else ''}."]
     lines += ["The licence of the model it was made from, and those of the data, apply.", ""]
     for number, stage in enumerate(stages, 1):
         lines += _stage_lines(number, stage)
@@ -141,12 +127,9 @@ def _stage_lines(number, stage):
             lines += [f"| {title} | {dataset.get('kind', '')} | {' '.join(dataset.get('languages', []))} | {counts} | "
                       f"{dataset.get('weight', '')} | {dataset['xxh3_128']} |"]  # fmt: skip
         lines += [""]
-    given = {
-        name: value for name, value in stage.get("settings", {}).items() if value is not None and value is not False
-    }
-    if given:
-        options = (f"--{name.replace('_', '-')}{'' if value is True else f' {value}'}" for name, value in given.items())
-        lines += [f"Settings: `{' '.join(options)}`", ""]
+    settings = [f"{name} {value}" for name, value in stage.get("settings", {}).items() if value is not None]
+    if settings:
+        lines += [f"Settings: {', '.join(settings)}", ""]
     if stage.get("versions"):
         lines += ["Versions: " + ", ".join(f"{name} {value}" for name, value in stage["versions"].items()), ""]
     return lines

@@ -116,7 +116,7 @@ def test_an_imported_checkpoint_can_be_trained(families, blend, tmp_path):
     """megatron.core reads what torch's writer wrote: the same losses as from the folder itself."""
     stage("convert_hf.py", "to-megatron", "--hf-model", families["llama-3.1"], "--save", tmp_path / "m")
     losses = []
-    for start in ([], ["--pretrained-checkpoint", tmp_path / "m"]):
+    for start in ([], ["--pretrained-checkpoint", tmp_path / "m" / "iter_0000000"]):
         save = tmp_path / f"run{len(start)}"
         stage("pretrain_llamax.py", "--hf-model", families["llama-3.1"], *start, "--data-path", *blend, "--save", save,
               "--seq-length", 32, "--micro-batch-size", 2, "--train-iters", 2)  # fmt: skip
@@ -322,7 +322,7 @@ def test_the_card_tells_what_a_model_was_made_from(hf_llama2, blend, tmp_path):
     stage("convert_hf.py", "card", "--hf-model", tmp_path / "tuned", "--scores", tmp_path / "out")
     card = (tmp_path / "tuned" / "README.md").read_text(encoding="utf-8")
     assert "| all | spBLEU | 3 | 17.00 | v:2 |" in card and "| en-x | spBLEU | 2 | 15.00 | v:2 |" in card
-    assert 'language: ["en", "fr", "th", "zh"]' in card and "`--prompt stanford" in card and "--lr 0.001" in card
+    assert 'language: ["en", "fr", "th", "zh"]' in card and "prompt stanford" in card and "lr 0.001" in card
     assert "alpaca.json" in card and "request.\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}" in card
     assert json.loads((tmp_path / "tuned" / "llamax.json").read_text()) == record
 
