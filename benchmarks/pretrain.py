@@ -46,18 +46,17 @@ sys.path.insert(0, str(ROOT))
 from llamax.files import InputError, Parser, existing_file, existing_folder, read_json, run, write_json  # noqa: E402
 
 SHARED = ROOT.parent / "shared" / "data"
-TOLERANCE = {"cpu": 1e-3, "cuda": 2e-2}  # relative, of losses: fp32, bf16
+TOLERANCE = {"cpu": 1e-3, "cuda": 2e-2}  # relative, of losses and gradient norms: fp32, bf16
 LLAMA2_7B = {"hidden_size": 4096, "ffn_hidden_size": 11008, "heads": 32, "key_value_heads": 32}
+ADAMW = {"weight_decay": 0.1, "adam_beta2": 0.95}
 SEED = 1234
 
 
-def get_args():
-    parser = Parser(description=__doc__.split("\n\n")[0])
+def add_options(parser):
+    """The options that benchmarks/sft.py has as well."""
     add = parser.add_argument
     add("--device", choices=("cpu", "cuda"), default="cpu", help="cpu: fp32; cuda: bf16 (default %(default)s)")
-    add("--mfu", action="store_true", help="model FLOPs utilisation of Llama-2-7B's layers, ours alone (cuda)")
-    add("--peak-tflops", type=float, help="of the GPU in bf16, for --mfu (default: by its name)")
-    add("--layers", type=int, default=8, help="(default %(default)s; of --mfu: as many as fit, up to 32)")
+    add("--layers", type=int, default=8, help="(default %(default)s)")
     add("--hidden-size", type=int, default=512, help="(default %(default)s)")
     add("--ffn-hidden-size", type=int, default=1376, help="(default %(default)s)")
     add("--heads", type=int, default=8, help="(default %(default)s)")
@@ -66,61 +65,87 @@ def get_args():
     add("--micro-batch-size", type=int, default=4, help="rows computed at once (default %(default)s)")
     add("--accumulation", type=int, default=1, help="micro-batches a step (default %(default)s)")
     add("--lr", type=float, default=1e-4, help="learning rate, constant (default %(default)s)")
-    add("--warm-up", type=int, default=3, help="first steps: losses are compared, not timed (default %(default)s)")
-    add("--steps", type=int, default=12, help="timed steps (default %(default)s)")
+    add("--warm-up", type=int, default=3, help="first steps, not timed (default %(default)s)")
     add("--repetitions", type=int, default=5, help="of both sides (default %(default)s)")
     add("--huge-pages", action="store_true", help="give both sides huge pages (THP_MEM_ALLOC_ENABLE=1), which torch "
         "does not ask for by itself")  # fmt: skip
     add("--threads", type=int, default=os.cpu_count(), help="of each side (default %(default)s)")
-    add("--text", default=str(SHARED / "ntrex" / "NTREX-128"), metavar="DIR", help="folder of .txt files (%(default)s)")
     add("--tokenizer-model", default=str(SHARED / "tokenizers" / "llama2.tokenizer.model"), metavar="FILE",
         help="(%(default)s)")  # fmt: skip
     add("--output", required=True, metavar="FILE", help="writes all figures as JSON")
-    args = parser.parse_args()
-    existing_folder(args.text, "--text")
+
+
+def check_options(args, *counts):
+    """InputError where one of these options cannot be, nor one of the numbers `counts` below 1."""
     existing_file(args.tokenizer_model, "--tokenizer-model")
-    if min(args.warm_up, args.steps, args.repetitions, args.threads) < 1:
-        raise InputError("--warm-up, --steps, --repetitions and --threads: expected at least 1")
-    if not args.mfu and importlib.util.find_spec("accelerate") is None:
-        raise InputError("Trainer needs accelerate; pip install -r requirements-test.txt -c constraints.txt")
-    if args.mfu and args.device != "cuda":
-        raise InputError("--mfu: is of a GPU; add --device cuda")
+    counts = ("warm_up", "repetitions", "threads", "micro_batch_size", "accumulation", *counts)
+    for name in counts:
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: expected at least 1")
     args.key_value_heads = args.key_value_heads or args.heads
+
+
+def need_accelerate():
+    if importlib.util.find_spec("accelerate") is None:
+        raise InputError("Trainer needs accelerate; pip install -r requirements-test.txt -c constraints.txt")
+
+
+def get_args():
+    parser = Parser(description=__doc__.split("\n\n")[0])
+    add_options(parser)
+    add = parser.add_argument
+    add("--steps", type=int, default=12, help="timed steps (default %(default)s)")
+    add("--text", default=str(SHARED / "ntrex" / "NTREX-128"), metavar="DIR", help="folder of .txt files (%(default)s)")
+    add("--mfu", action="store_true", help="model FLOPs utilisation of as many of Llama-2-7B's layers as fit, ours "
+        "alone (cuda)")  # fmt: skip
+    add("--peak-tflops", type=float, help="of the GPU in bf16, for --mfu (default: by its name)")
+    args = parser.parse_args()
+    check_options(args, "steps")
+    existing_folder(args.text, "--text")
+    if not args.mfu:
+        need_accelerate()
+    elif args.device != "cuda":
+        raise InputError("--mfu: is of a GPU; add --device cuda")
     return args
 
 
-# ---- one run, in a process of its own: {"losses", "seconds"} of each step
+# ---- one run, in a process of its own: {"losses", "grad_norms", "seconds"} of each step
 
 
-def ours(settings):
-    import pretrain_llamax
+def train_ours(script, settings, *words, **options):
+    """One run of pretrain_llamax.py or sft_alpaca.py (`script`: the module), with these options besides the common
+    ones. Also found: "loss_tokens"."""
+    from llamax.checkpoint import Saver
 
-    pretrain_llamax.checkpoint.Saver.save = lambda *_: None  # the one after the last step: a 7B's is 100 GB
+    Saver.save = lambda *_: None  # the one after the last step: a 7B's is 100 GB
     options = {
-        "hf-model": settings["model"], "save": settings["folder"], "split": "100,0,0", "eval-interval": 0,
-        "seq-length": settings["seq_length"], "micro-batch-size": settings["micro_batch_size"],
-        "global-batch-size": settings["micro_batch_size"] * settings["accumulation"],
-        "train-iters": settings["warm_up"] + settings["steps"], "lr": settings["lr"], "lr-decay-style": "constant",
-        "lr-warmup-fraction": 0, "loss-spike-factor": 0, "grad-spike-factor": 0, "weight-decay": 0.1,
-        "adam-beta2": 0.95, "clip-grad": 1.0, "seed": SEED, "data-cache-path": settings["cache"],
+        "hf_model": settings["model"], "save": settings["folder"], "split": "100,0,0", "eval_interval": 0,
+        "seq_length": settings["seq_length"], "micro_batch_size": settings["micro_batch_size"],
+        "train_iters": settings["warm_up"] + settings["steps"], "lr": settings["lr"], "lr_decay_style": "constant",
+        "lr_warmup_fraction": 0, "loss_spike_factor": 0, "grad_spike_factor": 0, "clip_grad": 1.0, "seed": SEED,
+        "data_cache_path": settings["cache"], **options,
     }  # fmt: skip
-    sys.argv = ["pretrain_llamax.py", "--data-path", "1", settings["data"]]
-    sys.argv += [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    sys.argv += ["--bf16"] * (settings["device"] == "cuda") + ["--init-weights"] * settings["mfu"]
-    pretrain_llamax.main()
+    options = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    sys.argv = [f"{script.__name__}.py", *options, *words, *["--bf16"] * (settings["device"] == "cuda")]
+    script.main()
     lines = (Path(settings["folder"]) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [row for row in map(json.loads, lines) if "loss" in row]
-    seconds = [tokens_a_step(settings) / row["tokens_per_second"] for row in rows]
-    return {"losses": [row["loss"] for row in rows], "seconds": seconds}
+    places = read_json(f"{settings['folder']}/run.json")["arguments"]["global_batch_size"] * settings["seq_length"]
+    return {
+        "losses": [row["loss"] for row in rows],
+        "grad_norms": [row["grad_norm"] for row in rows],
+        "loss_tokens": [row["tokens"] for row in rows],
+        "seconds": [places / row["tokens_per_second"] for row in rows],
+    }
 
 
-def trainer(settings):
+def train_trainer(settings, rows, collate=None, **options):
+    """One run of Trainer on `rows`, in their order."""
     import torch
     import transformers
 
-    rows = torch.load(settings["rows"], weights_only=True)
     on_gpu = settings["device"] == "cuda"
-    losses, seconds = [], []
+    found = {"losses": [], "grad_norms": [], "seconds": []}
 
     class Clock(transformers.TrainerCallback):
         def on_epoch_begin(self, *_, **__):
@@ -129,10 +154,12 @@ def trainer(settings):
         def on_step_end(self, *_, **__):
             if on_gpu:  # the losses are awaited in logging, which is not counted: wait here
                 torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - self.start)
+            found["seconds"].append(time.perf_counter() - self.start)
 
         def on_log(self, *_, logs, **__):
-            losses.extend([logs["loss"]] if "loss" in logs else [])
+            if "loss" in logs:
+                found["losses"].append(logs["loss"])
+                found["grad_norms"].append(logs["grad_norm"])
             self.start = time.perf_counter()
 
     model = transformers.AutoModelForCausalLM.from_pretrained(
@@ -145,23 +172,38 @@ def trainer(settings):
         max_steps=settings["warm_up"] + settings["steps"],
         learning_rate=settings["lr"],
         lr_scheduler_type="constant",
-        weight_decay=0.1,
         adam_beta1=0.9,
-        adam_beta2=0.95,
         max_grad_norm=1.0,
         seed=SEED,
         bf16=on_gpu,
         use_cpu=not on_gpu,
         train_sampling_strategy="sequential",
-        remove_unused_columns=False,  # shift_labels: the labels of rows of which every token has one
         dataloader_pin_memory=on_gpu,
         logging_steps=1,
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
+        **options,
     )
-    transformers.Trainer(model=model, args=arguments, train_dataset=rows, callbacks=[Clock()]).train()
-    return {"losses": losses, "seconds": seconds}
+    given = {"train_dataset": rows, "data_collator": collate, "callbacks": [Clock()]}
+    transformers.Trainer(model=model, args=arguments, **given).train()
+    return found
+
+
+def ours(settings):
+    import pretrain_llamax
+
+    words = ["--data-path", "1", settings["data"], *["--init-weights"] * settings["mfu"]]
+    rows = settings["micro_batch_size"] * settings["accumulation"]
+    return train_ours(pretrain_llamax, settings, *words, global_batch_size=rows, **ADAMW)
+
+
+def trainer(settings):
+    import torch
+
+    rows = torch.load(settings["rows"], weights_only=True)
+    # shift_labels, the labels of rows of which every token has one, count as an unused column.
+    return train_trainer(settings, rows, remove_unused_columns=False, **ADAMW)
 
 
 def one_run(side, settings_file, output):
@@ -172,8 +214,8 @@ def one_run(side, settings_file, output):
 # ---- what both sides read
 
 
-def make_model(args, vocab_size, folder):
-    """A Hugging Face folder of a random Llama; for --mfu, which initialises its weights, config.json alone."""
+def make_model(args, vocab_size, folder, weights=True):
+    """A Hugging Face folder of a random Llama, or its config.json alone."""
     import torch
     import transformers
 
@@ -188,11 +230,11 @@ def make_model(args, vocab_size, folder):
         max_position_embeddings=args.seq_length,
         rms_norm_eps=1e-5,
     )
-    if args.mfu:
-        config.save_pretrained(folder)
-    else:
+    if weights:
         torch.manual_seed(SEED)
         transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    else:
+        config.save_pretrained(folder)
 
 
 def make_data(args, folder):
@@ -233,10 +275,6 @@ def make_rows(args, data, vocab_size, folder):
 # ---- measuring
 
 
-def tokens_a_step(settings):
-    return settings["micro_batch_size"] * settings["accumulation"] * settings["seq_length"]
-
-
 def cpu_seconds():
     """CPU seconds that (everybody, our ended children) used so far."""
     times, children = psutil.cpu_times(), resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -244,29 +282,48 @@ def cpu_seconds():
     return everybody, children.ru_utime + children.ru_stime
 
 
-def measure(side, args, made, folder):
-    """{"tokens_per_second", "losses", "seconds", "others"} of one run, or None if the GPU's memory is too small."""
-    with tempfile.TemporaryDirectory(dir=folder) as out:
-        write_json(f"{out}/settings.json", {**vars(args), **made, "folder": f"{out}/run"})
-        command = [sys.executable, __file__, "--one-run", side, f"{out}/settings.json", f"{out}/result.json"]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "HF_HUB_OFFLINE": "1"}
-        if args.huge_pages:
+def measure(script, side, settings):
+    """What one run of a side of `script`, a benchmark's file, finds in a process of its own; "tokens_per_second" of its
+    timed steps, which take settings["counted_tokens"]; "others". None if the GPU's memory is too small."""
+    with tempfile.TemporaryDirectory() as out:
+        write_json(f"{out}/settings.json", {**settings, "folder": f"{out}/run"})
+        command = [sys.executable, script, "--one-run", side, f"{out}/settings.json", f"{out}/result.json"]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(settings["threads"]), "HF_HUB_OFFLINE": "1"}
+        if settings["huge_pages"]:
             environment["THP_MEM_ALLOC_ENABLE"] = "1"
-        if args.device == "cpu":
+        if settings["device"] == "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = ""
         start, (everybody, children) = time.perf_counter(), cpu_seconds()
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         wall, (everybody_now, children_now) = time.perf_counter() - start, cpu_seconds()
         if done.returncode:
-            if args.mfu and "out of memory" in done.stderr:
+            if settings.get("mfu") and "out of memory" in done.stderr:
                 return None
             raise InputError(f"{side} fails: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
         result = read_json(f"{out}/result.json")
-    timed = result["seconds"][args.warm_up :]
-    assert len(timed) == args.steps == len(result["losses"]) - args.warm_up, result
-    result["tokens_per_second"] = args.steps * tokens_a_step(vars(args)) / sum(timed)
+    timed = result["seconds"][settings["warm_up"] :]
+    assert len(timed) == settings["steps"] == len(result["losses"]) - settings["warm_up"], result
+    result["tokens_per_second"] = settings["counted_tokens"] / sum(timed)
     result["others"] = max((everybody_now - everybody - (children_now - children)) / wall, 0.0)
     return result
+
+
+def take_turns(script, repetitions, settings):
+    """Run both sides in turn, settings[side] each; after each repetition yields {side: [what measure found]}."""
+    runs = {"ours": [], "trainer": []}
+    for repetition in range(repetitions):
+        for side, results in runs.items():
+            results.append(result := measure(script, side, settings[side]))
+            print(f"{repetition + 1}/{repetitions} {side}: {result['tokens_per_second']:,.0f} tokens/s, "
+                  f"loss {result['losses'][0]:.4f} to {result['losses'][-1]:.4f}, others took "
+                  f"{result['others']:.2f} cores", flush=True)  # fmt: skip
+        yield runs
+
+
+def settings_of(args, made):
+    """What a run is told."""
+    tokens = args.steps * args.micro_batch_size * args.accumulation * args.seq_length
+    return {**vars(args), **made, "counted_tokens": tokens}
 
 
 def check_losses(runs, args):
@@ -282,19 +339,13 @@ def check_losses(runs, args):
     return abs(a - b) / b
 
 
-def compare(args, made, folder):
+def compare(args, made):
     """Both sides in turn, --repetitions times, and the table."""
     from llamax import runtime  # noqa: F401  (first: it silences megatron.core's warnings at import)
     from llamax.estimate import flops_per_token
     from llamax.model import read_shape
 
-    runs = {"ours": [], "trainer": []}
-    for repetition in range(args.repetitions):
-        for side, results in runs.items():
-            results.append(result := measure(side, args, made, folder))
-            print(f"{repetition + 1}/{args.repetitions} {side}: {result['tokens_per_second']:,.0f} tokens/s, "
-                  f"loss {result['losses'][0]:.4f} to {result['losses'][-1]:.4f}, others took "
-                  f"{result['others']:.2f} cores", flush=True)  # fmt: skip
+    for runs in take_turns(__file__, args.repetitions, dict.fromkeys(("ours", "trainer"), settings_of(args, made))):
         difference = check_losses(runs, args)
     medians = {side: statistics.median(r["tokens_per_second"] for r in results) for side, results in runs.items()}
     print(f"\n{'':8} {'median tokens/s':>16} {'GFLOP/s':>9}  all")
@@ -328,8 +379,8 @@ def utilisation(args, made, folder):
             tried = Namespace(**{**vars(args), **LLAMA2_7B, "seq_length": seq_length, "layers": layers,
                                  "micro_batch_size": max(4096 // seq_length, 1)})  # fmt: skip
             with tempfile.TemporaryDirectory(dir=folder) as model:
-                make_model(tried, made["vocab_size"], model)
-                tried_run = measure("ours", tried, {**made, "model": model}, folder)
+                make_model(tried, made["vocab_size"], model, weights=False)
+                tried_run = measure(__file__, "ours", settings_of(tried, {**made, "model": model}))
                 flops = flops_per_token(read_shape(model), seq_length)
             print(f"{seq_length} tokens a row, {layers} layers: {'fits' if tried_run else 'out of memory'}", flush=True)
             if tried_run:
@@ -348,7 +399,8 @@ def machine(args):
     """What the figures depend on: versions, processor, date."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
     cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    names = ["torch", "megatron-core", "transformers"] + ["accelerate"] * (not args.mfu)
+    names = ["torch", "megatron-core", "transformers"]
+    names += ["accelerate"] * (importlib.util.find_spec("accelerate") is not None)
     found = {"date": time.strftime("%Y-%m-%d"), "cpu": f"{cpu}, {os.cpu_count()} cores", "threads": args.threads,
              "python": platform.python_version(), **{name: version(name) for name in names}}  # fmt: skip
     if args.device == "cuda":
@@ -371,7 +423,7 @@ def main():
         else:
             make_model(args, vocab_size, folder / "model")
             made |= {"model": str(folder / "model"), "rows": make_rows(args, data, vocab_size, folder)}
-            figures = compare(args, made, folder)
+            figures = compare(args, made)
     result = {"arguments": vars(args), "machine": machine(args), **figures}
     write_json(args.output, result)
     print(json.dumps({key: value for key, value in result.items() if key != "runs"}))

@@ -24,9 +24,10 @@ from llamax.data import build_datasets, epoch_of
 from llamax.files import InputError
 from llamax.prompts import PROMPTS, alpaca_prompt, translation_prompt
 from llamax.tokenizer import load_tokenizer
-from sft_alpaca import get_args, plan_steps, preprocess, read_examples, rows_a_step
+from sft_alpaca import encode_example, get_args, plan_steps, preprocess, read_examples, rows_a_step
 
-PARTS = [(first, 10) for first in range(10)] if int(os.environ.get("SOAK", "0")) else [(0, 100)]
+PARTS = [(first, 10, 512) for first in range(10)] if int(os.environ.get("SOAK", "0")) else [(0, 100, 512)]
+PARTS.append((0, 1, 1200))
 ALPACA = SHARED / "alpaca" / "alpagasus_random_9k.json"
 
 
@@ -128,16 +129,20 @@ def test_packed_rows_hold_what_rows_of_one_example_hold(tmp_path):
 
 
 @needs_shared
-@pytest.mark.parametrize(("first", "step"), PARTS)
-def test_packed_rows_have_the_losses_of_rows_of_one_example(first, step, tmp_path):
-    examples = json.loads(ALPACA.read_text(encoding="utf-8"))[first::step]
-    (tmp_path / "some.json").write_text(json.dumps(examples))
-    hf = llama_folder(tmp_path / "hf", LLAMA2, 32000, num_hidden_layers=2, max_position_embeddings=512)
-    prefix = preprocess(arguments(hf, tmp_path / "some.json", tmp_path, seq_length=512))
-    stage("tests/entry_losses.py", hf, prefix, 512, tmp_path / "cache", tmp_path / "losses.pt")
+@pytest.mark.parametrize(("first", "step", "length"), PARTS)
+def test_packed_rows_have_the_losses_of_rows_of_one_example(first, step, length, tmp_path):
+    """Of examples of at most 513 tokens, and of the 16 longer ones."""
+    hf = llama_folder(tmp_path / "hf", LLAMA2, 32000, num_hidden_layers=2)
+    tokenizer, args = load_tokenizer(LLAMA2), arguments(hf, tmp_path / "some.json", tmp_path, seq_length=1200)
+    examples = [example for example in json.loads(ALPACA.read_text(encoding="utf-8")) if example["output"].strip()]
+    chosen = [e for e in examples if (len(encode_example(e, tokenizer, args)[0]) > 513) == (length > 512)][first::step]
+    (tmp_path / "some.json").write_text(json.dumps(chosen))
+    prefix = preprocess(args)
+    stage("tests/entry_losses.py", hf, prefix, length, tmp_path / "cache", tmp_path / "losses.pt")
     packed, alone = torch.load(tmp_path / "losses.pt", weights_only=True).values()
-    assert packed.keys() == alone.keys() == {tuple(ids) for ids, _ in entries(prefix)}
-    assert len(packed) > len(examples) * 0.99
+    of_examples = entries(prefix)
+    assert len(of_examples) == len(chosen) == len(range(first, 16 if length > 512 else 9209, step))
+    assert packed.keys() == alone.keys() == {tuple(ids) for ids, _ in of_examples}
     assert max(np.abs(np.subtract(packed[ids], alone[ids])).max() for ids in alone) < 1e-5
 
 
