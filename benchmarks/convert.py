@@ -8,6 +8,7 @@ files that a command reads. Commands and copies take turns, --repetitions times:
 greatest. Prints one JSON object. The exported tensors must have the bytes of the original, or nothing is reported.
 """
 
+import json
 import shutil
 import statistics
 import subprocess
@@ -39,6 +40,7 @@ def get_args():
 
 def make_model(layers, folder):
     """A Hugging Face folder of random weights; returns its parameters."""
+    from llamax import runtime  # noqa: F401, I001  (first: it silences megatron.core's warnings at import)
     import torch
 
     from llamax.model import shape_of
@@ -80,7 +82,7 @@ def measure(args):
     seconds, memory = {}, {}
     for _ in range(args.repetitions):
         for name, command, source in steps:
-            for what, run_it in ((name, command), (f"cp before {name}", ["cp", "-r", source, copy])):
+            for what, run_it in ((name, command), (f"cp of what {name} reads", ["cp", "-r", source, copy])):
                 took, most = timed(run_it)
                 seconds.setdefault(what, []).append(took)
                 memory[what] = max(memory.get(what, 0), most)
@@ -93,11 +95,9 @@ def measure(args):
 
 
 def print_result(parameters, size, seconds, memory, names):
-    import json
-
     found = {"parameters": parameters, "GB": round(size / 1e9, 2)}
     for name in names:
-        own, copy = (statistics.median(seconds[what]) for what in (name, f"cp before {name}"))
+        own, copy = (statistics.median(seconds[what]) for what in (name, f"cp of what {name} reads"))
         found[name] = {
             "seconds per GB": round(own / size * 1e9, 2),
             "cp, seconds per GB": round(copy / size * 1e9, 2),
