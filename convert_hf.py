@@ -174,7 +174,8 @@ def verify(args, checkpoint_folder, hf_folder, shape, dtype):
 
     disable_progress_bar()
     tokenizer = load_tokenizer(args.hf_model)
-    lines = [line for line in Path(args.verify).read_text(encoding="utf-8").split("\n") if line.strip()]
+    given = Path(args.verify).read_bytes().decode("utf-8", errors="replace")  # any text will do
+    lines = [line for line in given.split("\n") if line.strip()]
     if not lines:
         raise InputError(f"--verify {args.verify}: no line with text; give some")
     args.params_dtype = torch.float32
@@ -209,6 +210,7 @@ def average(args):
         if (Path(path) / "config.json").is_file():
             source = HFWeights(path)
             source.check(shape)
+            source.dtype(shape)  # quantised weights have no mean
             histories.append(provenance.of_model(path))
             names.append(path)
         else:

@@ -48,7 +48,7 @@ def uninterrupted(tmp_path_factory, hf_llama31, data):
 
 
 # Of the 20 steps of `uninterrupted`: a change that moves these changes what is trained.
-GOLDEN = {1: 6.31967, 5: 5.37200, 10: 4.83965, 20: 4.57115}
+GOLDEN = {1: 6.33314, 5: 5.39869, 10: 4.88294, 20: 4.52483}
 
 
 def test_golden_losses(uninterrupted):
