@@ -34,13 +34,14 @@ from llamax.files import (
     write_json,
 )
 from llamax.model import build_model, read_shape, rope_of
+from llamax.prompts import MODEL_RECORD
 from llamax.report import read_scores
 from llamax.tokenizer import load_tokenizer, write_hf_tokenizer
 from llamax.weights import DTYPES, CheckpointWeights, HFWeights, hf_shapes, import_weights, write_hf_weights
 
-TOKENIZER = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-             "added_tokens.json", "chat_template.jinja")  # fmt: skip
-CARRIED = (*TOKENIZER, "generation_config.json", "LICENSE", "LICENSE.txt", "USE_POLICY.md", "Notice", "NOTICE")
+CARRIED = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+           "chat_template.jinja", "generation_config.json", "LICENSE", "LICENSE.txt", "USE_POLICY.md", "Notice",
+           "NOTICE")  # fmt: skip
 VERIFIED_TOKENS = 512  # of a line of --verify
 TOLERANCE = 1e-3  # of logits, relative to the largest: both sides compute in fp32, in another order
 
@@ -159,7 +160,7 @@ def to_megatron(args):
         checkpoint.Saver(partial).save_weights(0, lambda folder: import_weights(folder, weights, shape, dtype))
         stages = provenance.of_model(args.hf_model)
         if stages:
-            write_json(partial / provenance.NAME, {"stages": stages})
+            write_json(partial / MODEL_RECORD, {"stages": stages})
         if args.verify:
             verify(args, checkpoint.folder_of(partial, 0), args.hf_model, shape, dtype)
     print(f"{checkpoint.folder_of(args.save, 0)}: {parameters(hf_shapes(shape)):,} parameters")

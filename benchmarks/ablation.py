@@ -54,7 +54,7 @@ QUICK = {
     "corpus": {"pairs": 400, "mono": 100, "instructions": 20, "test": 20},
     "pairs": 40,
     "base": {"steps": 2, "rows": 4, "lr": 1e-3, "min_lr": 1e-4},
-    "pretrain": {"tokens": 6_000, "tokens_a_step": 960, "seq_length": 64, "lr": 1e-3, "min_lr": 1e-4},
+    "pretrain": {"tokens": 6_000, "tokens_a_step": 1_000, "seq_length": 64, "lr": 1e-3, "min_lr": 1e-4},
     "tune": {"steps": 2, "rows": 4, "seq_length": 96, "lr": 1e-3},
     "limit": 1,
 }

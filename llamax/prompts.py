@@ -16,6 +16,7 @@ from llamax.files import InputError, read_json
 BETWEEN_PARTS = {"llamax": "\n", "stanford": "\n\n"}
 PROMPTS = tuple(BETWEEN_PARTS)
 DEFAULT_PROMPT = "llamax"
+MODEL_RECORD = "llamax.json"  # of a Hugging Face folder; llamax/provenance.py says what it holds
 TRANSLATE = "Translate the following sentences from {source} to {target}."
 
 
@@ -40,7 +41,7 @@ def translation_prompt(text, source, target, template=DEFAULT_PROMPT):
 def recorded_prompt(folder):
     """The name of the prompt that the model of a Hugging Face folder was tuned with, as its llamax.json says;
     DEFAULT_PROMPT where it says nothing. InputError where that is no prompt known here."""
-    path = Path(folder) / "llamax.json"
+    path = Path(folder) / MODEL_RECORD
     record = read_json(path, "--hf-model") if path.is_file() else {}
     template = record.get("prompt") if isinstance(record, dict) else record
     if template is None:

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from llamax import checkpoint
 from llamax.files import InputError, read_json, write_json, write_text
-from llamax.prompts import alpaca_prompt
+from llamax.prompts import MODEL_RECORD, alpaca_prompt
 from llamax.report import averages
 
-NAME = "llamax.json"
 RUN = "run.json"  # of a training folder
 # Options that decide what comes out of a training run; the others are about speed, memory and places.
 SETTINGS = (
@@ -25,7 +24,7 @@ _OF_MANIFEST = ("kind", "languages", "documents", "tokens", "loss_tokens", "xxh3
 
 def of_model(folder):
     """The stages of the model in a Hugging Face folder, oldest first; of one from elsewhere none."""
-    path = Path(folder) / NAME
+    path = Path(folder) / MODEL_RECORD
     if not path.is_file():
         return []
     try:
@@ -91,7 +90,7 @@ def write(folder, stages, name, parameters, scores=()):
         parameters: how many it has.
         scores: rows of scores.jsonl, if any, as read_scores gives them.
     """
-    write_json(Path(folder) / NAME, {"prompt": prompt_of(stages), "stages": stages})
+    write_json(Path(folder) / MODEL_RECORD, {"prompt": prompt_of(stages), "stages": stages})
     write_text(Path(folder) / "README.md", card(stages, name, parameters, scores))
 
 

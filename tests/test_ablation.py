@@ -113,8 +113,7 @@ def leaves_results_and_a_report(folder, printed):
     assert cells.keys() == {"P1+P2a+M-0"}
     assert len(cells["P1+P2a+M-0"]["directions"]) == 30
     trained = cells["P1+P2a+M-0"]["training"]
-    half_a_step = 480  # they are whole
-    assert trained["tokens"] == pytest.approx(6000, abs=half_a_step) and trained["weights"].keys() == {"P1", "P2a", "M"}
+    assert trained["tokens"] == pytest.approx(6000, rel=0.03) and trained["weights"].keys() == {"P1", "P2a", "M"}
     rows = [json.loads(line) for line in (folder / "cells" / "P1+P2a+M-0" / "metrics.jsonl").read_text().splitlines()]
     assert sum(row.get("tokens", 0) for row in rows) == trained["tokens_with_loss"] < trained["tokens"]
     assert not list(folder.glob("cells/*/work"))

@@ -43,3 +43,36 @@ within() {
     done
     echo "ok: $what"
 }
+
+# Of jobs that train and save to $WORK/RUN.
+
+state() { # of job $1
+    squeue --noheader --states=all --jobs="$1" --format=%T
+}
+
+is() { # JOB STATE
+    [[ $(state "$1") == "$2" ]]
+}
+
+# signal_first_rank RUN JOB STEP SIGNAL, when it has done so many steps. What is stopped with STOP, so that it does not
+# end before Slurm's signal comes, however fast this machine is, is woken by Slurm: it sends CONT before each signal.
+signal_first_rank() {
+    local pid
+    [[ $(grep --count '"loss"' "$WORK/$1/metrics.jsonl" 2> /dev/null) -ge $3 ]] || return 1
+    pid=$(scontrol listpids "$2.0" n1 2> /dev/null | awk '$5 == 0 { print $1; exit }')
+    [[ -n $pid ]] && kill -"$4" "$pid"
+}
+
+# same_losses RUN [STEPS]: those of `plain`, each step once, in order.
+same_losses() {
+    "$PYTHON" - "$WORK/plain/metrics.jsonl" "$WORK/$1/metrics.jsonl" "${@:2}" << 'END'
+import json, sys
+
+plain, other = (
+    [(row["iteration"], row["loss"], row["grad_norm"]) for row in map(json.loads, open(name)) if "loss" in row]
+    for name in sys.argv[1:3]
+)
+count = int(sys.argv[3]) if sys.argv[3:] else len(plain)
+sys.exit([step for step, *_ in plain] != list(range(1, count + 1)) or plain != other)
+END
+}

@@ -49,29 +49,12 @@ submit() {
         --output="$LOGS/$1.log" "${@:2}" slurm/pretrain.sh tiny --init-weights
 }
 
-state() { # of job $1
-    squeue --noheader --states=all --jobs="$1" --format=%T
-}
-
-is() { # JOB STATE
-    [[ $(state "$1") == "$2" ]]
-}
-
 runs_a_step() { # JOB
     [[ -n $(squeue --noheader --steps="$1.0" 2> /dev/null) ]]
 }
 
 field() { # JOB NAME: NAME=… in what scontrol says of it
     scontrol show job "$1" | grep --only-matching --perl-regexp "\b$2=\K\S+"
-}
-
-# signal_first_rank RUN JOB STEP SIGNAL, when it has done so many steps. What is stopped with STOP, so that it does not
-# end before Slurm's signal comes, however fast this machine is, is woken by Slurm: it sends CONT before each signal.
-signal_first_rank() {
-    local pid
-    [[ $(grep --count '"loss"' "$WORK/$1/metrics.jsonl" 2> /dev/null) -ge $3 ]] || return 1
-    pid=$(scontrol listpids "$2.0" n1 2> /dev/null | awk '$5 == 0 { print $1; exit }')
-    [[ -n $pid ]] && kill -"$4" "$pid"
 }
 
 stopped_by() { # RUN SIGNAL: its log says so, and its newest checkpoint is that of the step that the log names
@@ -82,19 +65,6 @@ stopped_by() { # RUN SIGNAL: its log says so, and its newest checkpoint is that 
 
 says() { # RUN TEXT, in its log
     grep --quiet --fixed-strings -- "$2" "$LOGS/$1.log"
-}
-
-same_losses() { # RUN: those of `plain`, each step once, in order
-    "$PYTHON" - "$WORK/plain/metrics.jsonl" "$WORK/$1/metrics.jsonl" "$TRAIN_ITERS" << 'END'
-import json, sys
-
-plain, other = (
-    [(row["iteration"], row["loss"], row["grad_norm"]) for row in map(json.loads, open(name)) if "loss" in row]
-    for name in sys.argv[1:3]
-)
-steps = [step for step, *_ in plain]
-sys.exit(steps != list(range(1, int(sys.argv[3]) + 1)) or plain != other)
-END
 }
 
 "$CLUSTER" start "$WORK/slurm"
@@ -136,11 +106,11 @@ within 240 "the run that nobody disturbed is complete" is "$plain" COMPLETED
 within 240 "the preempted one, too" is "$preempted" COMPLETED
 check "it was started twice" test "$(field "$preempted" Restarts)" = 1
 check "it went on from its checkpoint" says preempted "resumed from $WORK/preempted/iter_"
-check "its losses are those of the run that nobody disturbed, each step once" same_losses preempted
+check "its losses are those of the run that nobody disturbed, each step once" same_losses preempted "$TRAIN_ITERS"
 within 240 "the other is complete" is "$late" COMPLETED
 check "it was started three times" test "$(field "$late" Restarts)" = 2
 check "it went on from its checkpoints" test "$(grep --count "^resumed from $WORK/late/iter_" "$LOGS/late.log")" = 2
-check "its losses are those of the run that nobody disturbed, each step once" same_losses late
+check "its losses are those of the run that nobody disturbed, each step once" same_losses late "$TRAIN_ITERS"
 
 within 240 "the run that always fails is given up" is "$hopeless" FAILED
 check "after as many failures as it may have" test "$(field "$hopeless" Restarts)" = 1

@@ -39,31 +39,8 @@ submit() { # NAME: the job's number; it saves to $WORK/NAME
         --output="$LOGS/$1.log" slurm/sft.sh tiny --init-weights
 }
 
-is() { # JOB STATE
-    [[ $(squeue --noheader --states=all --jobs="$1" --format=%T) == "$2" ]]
-}
-
 says() { # RUN PATTERN, in its log
     grep --quiet --extended-regexp -- "$2" "$LOGS/$1.log"
-}
-
-# Stop the first rank of run $1, job $2, in the middle, so that it does not end before a signal comes: sets PID.
-hold() {
-    [[ $(grep --count '"loss"' "$WORK/$1/metrics.jsonl" 2> /dev/null) -ge 5 ]] || return 1
-    PID=$(scontrol listpids "$2.0" n1 2> /dev/null | awk '$5 == 0 { print $1; exit }')
-    [[ -n $PID ]] && kill -STOP "$PID"
-}
-
-same_losses() {
-    "$PYTHON" - "$WORK/plain/metrics.jsonl" "$WORK/stopped/metrics.jsonl" << 'END'
-import json, sys
-
-plain, stopped = (
-    [(row["iteration"], row["loss"], row["grad_norm"]) for row in map(json.loads, open(name)) if "loss" in row]
-    for name in sys.argv[1:]
-)
-sys.exit([step for step, *_ in plain] != list(range(1, len(plain) + 1)) or plain != stopped)
-END
 }
 
 "$CLUSTER" start "$WORK/slurm"
@@ -72,10 +49,10 @@ make_inputs
 export HF_MODEL=$WORK/llama DATA_FILES=$WORK/examples.json MICRO_BATCH_SIZE=1 SAVE_INTERVAL=3
 
 stopped=$(submit stopped)
-within 120 "a run is in the middle" hold stopped "$stopped"
+within 120 "a run is in the middle" signal_first_rank stopped "$stopped" 5 STOP
 scancel --signal=USR1 "$stopped" # to the ranks, as Slurm does when time is up
 sleep 1
-kill -CONT "$PID"
+signal_first_rank stopped "$stopped" 5 CONT
 within 60 "it saves and is requeued" is "$stopped" PENDING
 check "Slurm's signal told it to" says stopped "^SIGUSR1 at step [0-9]+: $WORK/stopped/iter_"
 check "what is left to do was the training script's reckoning" says stopped "^sft.sh: stopped at step [0-9]+ of [0-9]+; "
@@ -85,5 +62,5 @@ within 120 "the run that nobody disturbed is complete" is "$plain" COMPLETED
 within 120 "the other, too" is "$stopped" COMPLETED
 check "it went on from its checkpoint" says stopped "^resumed from $WORK/stopped/iter_"
 check "it says that it is done" says stopped "^sft.sh: all [0-9]+ steps are done: $WORK/stopped"
-check "its losses are those of the run that nobody disturbed, each step once" same_losses
+check "its losses are those of the run that nobody disturbed, each step once" same_losses stopped
 echo "slurm/sft.sh: all as it should be, $SECONDS s"
