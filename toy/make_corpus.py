@@ -323,7 +323,7 @@ def tokenizer_texts(parts, directions):
                 yield sentence(meaning, lang)
     for i, meaning in enumerate(parts["instructions"]):
         src, tgt = directions[i % len(directions)]
-        prompt = prompts.translation_prompt("", resolve(src).name, resolve(tgt).name)
+        prompt = prompts.alpaca_prompt(prompts.TRANSLATE.format(source=resolve(src).name, target=resolve(tgt).name))
         yield from prompt.replace("\n", f"\n{MARK}").split("\n")
         for lang in LANGUAGES:
             if lang not in UNSPACED:
