@@ -10,7 +10,7 @@ from pathlib import Path
 from llamax import checkpoint
 from llamax.files import InputError, read_json, write_json, write_text
 from llamax.prompts import MODEL_RECORD, alpaca_prompt
-from llamax.report import averages
+from llamax.report_tables import averages
 
 RUN = "run.json"  # of a training folder
 # Options that decide what comes out of a training run; the others are about speed, memory and places.
