@@ -4,6 +4,7 @@
 # make scale         preprocessing and code-switching at full size: memory, rejects, duplicates (needs ../shared/data,
 #                    20 GB of disk)
 # make ablation      the paper's ablation in the toy world: 14 settings, 3 seeds (about an hour on two cores)
+# make browser       the HTML report in headless Chromium (needs Debian's chromium, or another at /usr/bin/chromium)
 # make soak          thirty kills in one run, every layout resumed in every other, and the losses of all of 9,225 real
 #                    examples packed and alone (about three quarters of an hour on two cores)
 # Each target builds .venv first, once. PYTHON=python3.12 chooses the interpreter.
@@ -12,7 +13,7 @@ PYTHON ?= python3
 AUGMENT ?= 1
 BIN := .venv/bin
 
-.PHONY: toy test lint real scale ablation soak clean
+.PHONY: toy test lint browser real scale ablation soak clean
 
 toy: .venv/installed
 	PYTHON=$(BIN)/python AUGMENT=$(AUGMENT) toy/run.sh
@@ -23,6 +24,10 @@ test: .venv/installed-test
 lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+browser: .venv/installed-test requirements-browser.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-browser.txt -c constraints.txt
+	$(BIN)/python -m pytest tests/browser
 
 real: .venv/installed
 	PYTHON=$(BIN)/python benchmarks/real_text.sh
@@ -48,9 +53,12 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
 	touch $@
 
-.venv/installed-test: .venv/installed requirements-data.txt requirements-test.txt requirements-transformers4.txt
+.venv/installed-test: .venv/installed requirements-data.txt requirements-test.txt requirements-transformers4.txt \
+		requirements-lm-eval.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-data.txt -r requirements-test.txt \
 		-c constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
 		--target .venv/transformers4 -r requirements-transformers4.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+		--target .venv/lm-eval -r requirements-lm-eval.txt
 	touch $@
