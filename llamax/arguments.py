@@ -7,6 +7,7 @@ from pathlib import Path
 from llamax import checkpoint, runtime
 from llamax.data import PACKING
 from llamax.files import InputError, existing_folder
+from llamax.ranks import ranks
 
 
 def add_training_arguments(parser, **defaults):
@@ -88,7 +89,7 @@ def check_args(args, problems=(), rounds_batch=False):
     Args:
         rounds_batch: the caller will make of --global-batch-size what the ranks compute at once, or a multiple.
     """
-    rank, world_size, _ = runtime.ranks()
+    rank, world_size, _ = ranks()
     planning = getattr(args, "dry_run", None) is not None
     if planning:
         rank, world_size = 0, args.dry_run or world_size

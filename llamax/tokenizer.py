@@ -70,14 +70,18 @@ def encode_entries(texts, tokenizer):
 class Tokenizer:
     """What both kinds share. Ids never include BOS and EOS: those are the caller's.
 
-    Attributes: path, kind, vocab_size, bos_id, eos_id; `fingerprint`, the BLAKE2b digest of the file;
-    `prefix_chars`, how many characters encode() puts before a text; `chars_started`, an int64 array that says for
-    each id how many characters start in its piece (0 for a UTF-8 continuation byte).
+    Attributes: path, kind, vocab_size, bos_id, eos_id; `ends`, the ids that end a text; `fingerprint`, the BLAKE2b
+    digest of the file; `prefix_chars`, how many characters encode() puts before a text; `chars_started`, an int64
+    array that says for each id how many characters start in its piece (0 for a UTF-8 continuation byte).
     """
 
     def __init__(self, path, kind):
         self.path, self.kind = Path(path), kind
         self.fingerprint = fingerprint(path)["blake2b"]
+
+    @property
+    def ends(self):
+        return [self.eos_id]
 
     def encode(self, text):
         """The ids of one text, as a list."""

@@ -1,4 +1,4 @@
-"""Translation from English by a sequence-to-sequence model of `transformers`, or by CTranslate2 (LLaMAX, Algorithm 1).
+"""Translation by a sequence-to-sequence model of `transformers`, or by CTranslate2 (LLaMAX, Algorithm 1).
 
 Four ways to say into which language, told apart by the model's tokenizer; what decides is the language tokens it has:
 
@@ -14,6 +14,7 @@ import re
 
 from llamax.files import InputError, extra, read_json
 from llamax.languages import resolve
+from llamax.prompts import MADLAD_CODES
 
 _TOKENS_OF_SIDES = re.compile(r"__(\w+?)__|([a-z]{3}_[A-Z][a-z]{3})|([a-z]{2,3})_[A-Z]{2}")
 _KEPT = ("decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id", "forced_eos_token_id")
@@ -24,7 +25,7 @@ class Translator:
     """A model: its tokenizer at once, its weights after load(), which also says on which `packages` it depends."""
 
     def __init__(self, folder, ctranslate2=None, device="auto", dtype=None, num_beams=4, max_new_tokens=256,
-                 batch_tokens=4096):  # fmt: skip
+                 batch_tokens=4096, flag="--model"):  # fmt: skip
         """
         Args:
             folder: of a Hugging Face model; with `ctranslate2` only its tokenizer is read.
@@ -32,8 +33,9 @@ class Translator:
             device: "cpu", "cuda" or "auto": the GPU if there is one.
             dtype: "float32", "bfloat16" or "float16"; None: float32, or what CTranslate2 has converted the model to.
             batch_tokens: source tokens of a batch, padding included; a sentence that is longer is a batch of its own.
+            flag: the option that named the folder, for errors.
         """
-        self.folder, self.ctranslate2 = folder, ctranslate2
+        self.folder, self.ctranslate2, self.given = folder, ctranslate2, f"{flag} {folder}"
         self.num_beams, self.max_new_tokens, self.batch_tokens = num_beams, max_new_tokens, batch_tokens
         self._load_tokenizer()
         self.device, self.dtype = device, dtype
@@ -48,7 +50,7 @@ class Translator:
                 self.folder, local_files_only=True, trust_remote_code=False
             )
         except Exception as error:  # every fault of a folder from elsewhere has its own type
-            raise InputError(f"--model {self.folder}: no tokenizer loads ({_reason(error)}); {_EXPECTED}") from None
+            raise InputError(f"{self.given}: no tokenizer loads ({_reason(error)}); {_EXPECTED}") from None
         self.tokenizer, self.two_sides = tokenizer, hasattr(tokenizer, "src_lang")
         pattern, known = _TOKENS_BEFORE_SOURCE, tokenizer.get_vocab()
         if self.two_sides:
@@ -56,12 +58,14 @@ class Translator:
         found = {token: match for token in known if (match := pattern.fullmatch(token))}
         self.tokens = {match[match.lastindex]: token for token, match in found.items()}  # {the model's name: token}
         if not self.tokens:
-            raise InputError(f"--model {self.folder}: its tokenizer has no tokens for languages; {_EXPECTED}")
+            raise InputError(f"{self.given}: its tokenizer has no tokens for languages; {_EXPECTED}")
         self.unwritten = {*tokenizer.all_special_tokens, *self.tokens.values()}
 
     def name_of(self, code):
         """What the model calls a language, or None. The most exact code goes first: MADLAD's ku is not Sorani."""
         language = resolve(code)
+        if not self.two_sides and MADLAD_CODES.get(language.code) in self.tokens:
+            return MADLAD_CODES[language.code]
         exact = [language.flores200, f"{language.iso639_3}_{language.script}", language.iso639_3]
         others = [language.flores101_dev, language.flores101_devtest, language.code, language.ntrex]
         return next((name for name in exact + others if name in self.tokens and self._means(name, language)), None)
@@ -73,16 +77,16 @@ class Translator:
             return False
 
     def require(self, codes):
-        """Raise InputError unless the model has English and all these languages."""
+        """Raise InputError unless the model has all these languages, and English."""
         missing = [code for code in sorted({*codes}) if not self.name_of(code)]
         if missing:
             names = ", ".join(f"{code} ({resolve(code).name})" for code in missing)
             raise InputError(
-                f"--model {self.folder}: has no token for {names}, only for {len(self.tokens)} languages; choose a "
+                f"{self.given}: has no token for {names}, only for {len(self.tokens)} languages; choose a "
                 "model that has, or leave them out of the plan (--high-resource)"
             )
         if self.two_sides and not self.name_of("en"):
-            raise InputError(f"--model {self.folder}: has no token for English, the language of the sentences")
+            raise InputError(f"{self.given}: has no token for English, the language of the sentences")
 
     def load(self):
         """Load the weights. Apart from the rest, so that what can be wrong beside them is found before."""
@@ -101,7 +105,7 @@ class Translator:
 
         if not any(self.folder.glob("*.safetensors")):
             raise InputError(
-                f"--model {self.folder}: holds no .safetensors; load the model once with transformers and save it with "
+                f"{self.given}: holds no .safetensors; load the model once with transformers and save it with "
                 "save_pretrained, which writes them"
             )
         try:
@@ -115,9 +119,9 @@ class Translator:
             )
             model = model.to(device).eval()
         except Exception as error:
-            raise InputError(f"--model {self.folder}: does not load ({_reason(error)}); {_EXPECTED}") from None
+            raise InputError(f"{self.given}: does not load ({_reason(error)}); {_EXPECTED}") from None
         if missing := sorted(loaded["missing_keys"]):  # transformers would fill them with random numbers
-            raise InputError(f"--model {self.folder}: {len(missing)} weights missing, the first {missing[0]}; add them")
+            raise InputError(f"{self.given}: {len(missing)} weights missing, the first {missing[0]}; add them")
         defaults = model.generation_config
         model.generation_config = transformers.GenerationConfig(  # not the folder's: it may sample, or cut at 200
             num_beams=self.num_beams,
@@ -149,7 +153,7 @@ class Translator:
         if known and lacking:  # they would be read as unknown, without a word
             raise InputError(
                 f"--ctranslate2 {self.ctranslate2}: has no {lacking[0]} ({len(lacking)} of the language tokens of "
-                f"--model {self.folder} are missing); convert that model with ct2-transformers-converter"
+                f"{self.given} are missing); convert that model with ct2-transformers-converter"
             )
         try:
             model = library.Translator(str(self.ctranslate2), device=device, compute_type=self.dtype or "default")
@@ -171,32 +175,35 @@ class Translator:
         self.packages = ("ctranslate2", "transformers")
         return search
 
-    def translate(self, texts, code):
-        """The translations of English texts into a language, in their order, each on one line (maybe empty)."""
-        token = self.tokens[self.name_of(code)]
+    def encode(self, texts, source, target):
+        """The ids of texts, a list each, that search() takes to translate them from a language into another."""
         if self.two_sides:
-            english = self.name_of("en")
-            self.tokenizer.src_lang = english if hasattr(self.tokenizer, "get_lang_id") else self.tokens[english]
+            name = self.name_of(source)
+            self.tokenizer.src_lang = name if hasattr(self.tokenizer, "get_lang_id") else self.tokens[name]
         else:
-            texts = [f"{token} {text}" for text in texts]
-        ids = self.tokenizer(texts)["input_ids"]
-        return [self._text(row) for row in self._in_batches(ids, token)]
+            texts = [f"{self.tokens[self.name_of(target)]} {text}" for text in texts]
+        return self.tokenizer(texts)["input_ids"]
 
-    def _in_batches(self, ids, token):
-        """What _search gives for each row of ids, longest rows first: too large a batch fails at once, and halves what
-        a batch may be from then on."""
-        found, order = [()] * len(ids), sorted(range(len(ids)), key=lambda i: (-len(ids[i]), i))
+    def search(self, ids, target):
+        """The translations of one batch of encode(), in its order, each on one line (maybe empty)."""
+        return [self._text(row) for row in self._search(ids, self.tokens[self.name_of(target)])]
+
+    def translate(self, texts, target, source="en"):
+        """The translations of texts, in their order, by batches of batch_tokens. Longest first: too large a batch fails
+        at once, and halves what a batch may be from then on."""
+        ids = self.encode(texts, source, target)
+        found, order = [""] * len(ids), sorted(range(len(ids)), key=lambda i: (-len(ids[i]), i))
         while order:
             longest = len(ids[order[0]])
             batch = order[: max(1, self.batch_tokens // longest)]
             try:
-                rows = self._search([ids[i] for i in batch], token)
-            except RuntimeError as error:  # torch's and CTranslate2's are, and say so
-                if not re.search("out of memory|can't allocate memory", str(error)):
+                rows = self.search([ids[i] for i in batch], target)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
                     raise
                 if len(batch) == 1:
                     raise InputError(
-                        f"--model {self.folder}: a sentence of {longest} tokens does not fit into the memory; give a "
+                        f"{self.given}: a sentence of {longest} tokens does not fit into the memory; give a "
                         "smaller --num-beams or --max-chars, or --dtype bfloat16, and run again to go on"
                     ) from None
                 self.batch_tokens = len(batch) // 2 * longest
@@ -211,6 +218,11 @@ class Translator:
         tokens = self.tokenizer.convert_ids_to_tokens(ids)
         kept = [i for i, token in zip(ids, tokens, strict=True) if token not in self.unwritten]
         return re.sub(r"[\r\n]+", " ", self.tokenizer.decode(kept).strip())
+
+
+def is_out_of_memory(error):
+    """Whether a RuntimeError of torch or CTranslate2 says so, of a GPU or of the machine."""
+    return bool(re.search("out of memory|can't allocate memory", str(error)))
 
 
 _EXPECTED = "expected the folder of an M2M-100, NLLB-200, mBART-50 or MADLAD-400 model as save_pretrained writes it"

@@ -1,0 +1,91 @@
+"""What is added to the search of `transformers`: batches that need not wait for their last sentence, and an attention
+cache for beams that is not copied at every token. The translations stay the same."""
+
+import torch
+from transformers.cache_utils import Cache, DynamicLayer
+
+ROOM = 32  # positions by which a cache grows
+
+
+class StopAtStragglers:
+    """Ends a search when so few sentences of a batch are not done yet that they are better left for another batch.
+
+    `transformers` computes a batch until its last sentence is done; one that never ends has all others wait for
+    --max-new-tokens. What is done by then is what it would be later. Greedy search and sampling have a way in for
+    this, the stopping criteria; of beam search the method is replaced that says whether to go on.
+    """
+
+    def __init__(self, model, ends, max_new_tokens):
+        self.ends, self.max_new_tokens = torch.tensor(ends, device=model.device), max_new_tokens
+        self.beams = model.generation_config.num_beams > 1
+        self.criteria(0)
+        if self.beams:
+            self.goes_on = model._beam_search_has_unfinished_sequences
+            model._beam_search_has_unfinished_sequences = self._beam_search_goes_on
+
+    def criteria(self, leave):
+        """The stopping criteria for the next batch, of which `leave` sentences may stay undone."""
+        self.leave, self.steps, self.undone = leave, 0, None
+        return None if self.beams else [self._sampling_stops]
+
+    def stragglers(self):
+        """The rows that the search ended without."""
+        if self.steps >= self.max_new_tokens:
+            return []
+        return self.undone.nonzero().flatten().tolist()
+
+    def _beam_search_goes_on(self, improvable, *others):
+        self.steps, self.undone = self.steps + 1, improvable.flatten()
+        return self.goes_on(improvable, *others) & (self.undone.sum() > self.leave)
+
+    def _sampling_stops(self, ids_bs, scores, **others):
+        ended = (ids_bs[:, -1:] == self.ends).any(dim=1)
+        self.steps, self.undone = self.steps + 1, ~ended if self.undone is None else self.undone & ~ended
+        return (self.undone.sum() <= self.leave).expand(len(ids_bs))
+
+
+class RoomyLayer(DynamicLayer):
+    """Keys and values (rows, heads, positions, channels) as the first positions of larger tensors: a token is written
+    in place, where DynamicLayer copies all there is. Beams of a sentence have the same prompt, so that reordering them
+    moves only what follows it."""
+
+    def __init__(self, prompts, num_beams):
+        """prompts: a DynamicLayer with a row a sentence."""
+        super().__init__()
+        self.lazy_initialization(prompts.keys, prompts.values)
+        self.prompt = prompts.keys.shape[2]
+        self._move(prompts.keys, prompts.values, num_beams)
+
+    def _move(self, keys, values, repeats):
+        self.larger = []
+        for old in (keys, values):
+            rows, heads, positions, channels = old.shape
+            new = old.new_empty(rows, repeats, heads, positions + ROOM, channels)
+            new[..., :positions, :] = old[:, None]
+            self.larger.append(new.flatten(0, 1))
+        self._show(keys.shape[2])
+
+    def _show(self, positions):
+        self.keys, self.values = (whole[:, :, :positions] for whole in self.larger)
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        start, end = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
+        if end > self.larger[0].shape[2]:
+            self._move(self.keys, self.values, 1)
+        for whole, new in zip(self.larger, (key_states, value_states), strict=True):
+            whole[:, :, start:end] = new
+        self._show(end)
+        return self.keys, self.values
+
+    def reorder_cache(self, beam_idx):
+        for tensor in (self.keys, self.values):
+            tensor[:, :, self.prompt :] = tensor[beam_idx, :, self.prompt :]
+
+
+def for_beams(cache, num_beams):
+    """The cache of prompts that were read, a row a sentence, as one with a row a beam: of RoomyLayers, where the layers
+    are of the plain kind."""
+    if cache.layers and all(type(layer) is DynamicLayer for layer in cache.layers):
+        return Cache(layers=[RoomyLayer(layer, num_beams) for layer in cache.layers])
+    cache.batch_repeat_interleave(num_beams)
+    return cache
