@@ -93,7 +93,8 @@ def get_args():
     add("--top-p", type=float, default=1.0, help="of --do-sample (default %(default)s)")
     add("--seed", type=int, default=42, help="of --do-sample and --shots (default %(default)s, EMMA-500's)")
     add("--max-batch-tokens", type=int, default=MAX_BATCH_TOKENS, help="positions of a batch: sentences × beams × "
-        "(longest prompt + --max-new-tokens). Half, where memory runs out (default %(default)s)")  # fmt: skip
+        "(longest prompt + --max-new-tokens). Half, where memory runs out; 64 times for vllm, which has its own batches "
+        "(default %(default)s)")  # fmt: skip
     add("--shard", metavar="I/N", help="only part I (from 0) of N; slurm/N: I is the array task's")
     add("--engine", choices=("transformers", "vllm"), default="transformers", help="vllm where it is installed "
         "(default %(default)s)")  # fmt: skip
@@ -215,7 +216,10 @@ def generate(args):
             "split": tests.split,
             **{name: getattr(args, name) for name in settings},
         },
-        "arguments": {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
+        "arguments": {
+            **{name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
+            tests.kind: str(Path(tests.path).resolve()),
+        },
         "versions": versions(*model.packages),
     }
 
@@ -269,7 +273,7 @@ def choose_device(args):
         cuda = torch.cuda.is_available()
         if args.device == "cuda" and not cuda:
             raise InputError("--device cuda: torch sees no GPU; run on a machine with one or give --device cpu")
-        if cuda:
+        if cuda and args.engine != "vllm":  # which starts processes of its own
             torch.cuda.set_device(ranks()[2] % torch.cuda.device_count())
         args.device = "cuda" if cuda else "cpu"
     if args.dtype == "auto":

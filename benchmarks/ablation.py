@@ -332,7 +332,7 @@ def run_cell(folder, seed_folder, name, seed, scale):
         work / "tuned", clears=work / "tuned")  # fmt: skip
     flores = ("--output", work / "test", "--flores", corpus / "flores")
     stage("generate", "evaluate.py", "generate", *flores, "--hf-model", work / "tuned", "--directions", "all",
-        "--max-new-tokens", 16, "--batch-size", 64, "--limit", scale["limit"], clears=work / "test")  # fmt: skip
+        "--max-new-tokens", 16, "--limit", scale["limit"], clears=work / "test")  # fmt: skip
     stage("score", "evaluate.py", "score", *flores, "--spbleu-model", corpus / "hf" / "tokenizer.model",
         "--workers", 1)  # fmt: skip
     lines = map(json.loads, (work / "test" / "scores.jsonl").read_text(encoding="utf-8").splitlines())

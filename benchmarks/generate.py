@@ -23,15 +23,15 @@ from types import SimpleNamespace
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import torch
-import transformers
+import torch  # noqa: E402
+import transformers  # noqa: E402
 
-import evaluate
-from llamax.files import write_json
-from llamax.generation import Search, open_model
-from llamax.hypotheses import hypotheses_file
-from llamax.prompts import prompt_ids, translation_prompt
-from llamax.testsets import make_test_set, read_lines
+import evaluate  # noqa: E402
+from llamax.files import write_json  # noqa: E402
+from llamax.generation import Search, open_model  # noqa: E402
+from llamax.hypotheses import hypotheses_file  # noqa: E402
+from llamax.prompts import prompt_ids, translation_prompt  # noqa: E402
+from llamax.testsets import make_test_set, read_lines  # noqa: E402
 
 PUBLISHED_BATCH = 8
 
@@ -111,7 +111,6 @@ def compare(num_beams, tests, directions, args, work):
     model.plain.generation_config = model.model.generation_config
     sentences = sum(len(tests.source(direction)) for direction in directions)
     seconds = {"published": [], "ours": []}
-    load, model.load = model.load, lambda: None
     for repetition in range(args.repetitions):
         started = time.perf_counter()
         expected = published(model, tests, directions, args)
@@ -119,7 +118,6 @@ def compare(num_beams, tests, directions, args, work):
         started = time.perf_counter()
         found = ours(model, tests, directions, work / f"beam{num_beams}-{repetition}")
         seconds["ours"].append(time.perf_counter() - started)
-    model.load = load
     rates = {name: sentences / statistics.median(times) for name, times in seconds.items()}
     reference = alone(model, tests, directions)
     different, ties = 0, 0

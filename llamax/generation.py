@@ -1,11 +1,8 @@
 """Translation with a model of any kind: what it is fed, a batch of it, and what it answers.
 
-    CausalModel     Llama and others of its kind, by `transformers`
-    VLLMModel       the same by vLLM, where it is installed
-    Seq2SeqModel    M2M-100, NLLB-200, mBART-50, MADLAD-400
-
-All have manifest() and encode(direction, key, sentences), of the tokenizer; require(directions), which raises
-InputError for what the model cannot do; load(), of the weights; and translate(batch, patient).
+CausalModel     Llama and others of its kind, by `transformers`
+VLLMModel       the same by vLLM, where it is installed
+Seq2SeqModel    M2M-100, NLLB-200, mBART-50, MADLAD-400
 """
 
 import math
@@ -52,6 +49,7 @@ def cut_batches(sentences, max_batch_tokens, model):
     Longest first, so that sentences of a length share a batch and too large a batch fails at once; equal ones as they
     came, so that the batches of the same sentences are the same.
     """
+    most = max_batch_tokens * model.batch_factor
     order = sorted(sentences, key=lambda sentence: -len(sentence.ids))
     if not model.mixes_directions:
         order.sort(key=lambda sentence: sentence.direction)
@@ -60,7 +58,7 @@ def cut_batches(sentences, max_batch_tokens, model):
         batch = batches[-1] if batches else []
         if (
             batch
-            and (len(batch) + 1) * model.search.positions(batch[0]) <= max_batch_tokens
+            and (len(batch) + 1) * model.search.positions(batch[0]) <= most
             and (model.mixes_directions or batch[0].direction == sentence.direction)
         ):
             batch.append(sentence)
@@ -90,11 +88,27 @@ def translate_batch(model, batch, patient=False):
     return translate_batch(model, batch[:middle], patient) + translate_batch(model, batch[middle:], patient)
 
 
-class CausalModel:
-    """A decoder-only model: what it continues a prompt with is the translation."""
+class Model:
+    """What all kinds have: manifest, of the tokenizer, for records; prompt, its name; encode(direction, key,
+    sentences), the ids of what is asked for each; load(); translate(batch, patient), as translate_batch() says."""
 
     mixes_directions = True  # sentences of several directions may share a batch
+    batch_factor = 1  # how many times as large as asked for a batch may be
     too_large = math.inf  # positions of a batch that memory ran out with
+    loaded = False
+
+    def require(self, directions):
+        """Raise InputError for languages that the model cannot translate: any can be named in a prompt."""
+
+    def load(self):
+        """Load the weights, once."""
+        if not self.loaded:
+            self._load()
+            self.loaded = True
+
+
+class CausalModel(Model):
+    """A decoder-only model: what it continues a prompt with is the translation."""
 
     def __init__(self, folder, encoder, search, device, dtype):
         self.folder, self.encoder, self.search = folder, encoder, search
@@ -102,10 +116,7 @@ class CausalModel:
         self.encode, self.manifest, self.prompt = encoder.encode, encoder.tokenizer.manifest, encoder.prompt
         self.packages = ("torch", "transformers", "safetensors", "sentencepiece", "gigatoken")
 
-    def require(self, directions):
-        """Any language can be named in a prompt."""
-
-    def load(self):
+    def _load(self):
         """Load the weights: from safetensors only, and nothing of the folder is executed."""
         import torch
         import transformers
@@ -145,8 +156,9 @@ class CausalModel:
             eos_token_id=list(self.encoder.ends),
             pad_token_id=tokenizer.eos_id,
         )
-        from llamax.search import StopAtStragglers
+        from llamax.search import StopAtStragglers, is_plain
 
+        self.pads_between = is_plain(transformers.DynamicCache(config=model.config))  # a sliding window counts padding
         self.model, self.stop = model, StopAtStragglers(model, list(self.encoder.ends), self.search.max_new_tokens)
 
     def translate(self, batch, patient):
@@ -154,11 +166,12 @@ class CausalModel:
         import torch
 
         rows = [torch.tensor(sentence.ids) for sentence in batch]
-        shared, width = common_prefix(batch), max(map(len, rows))
+        shared, width = common_prefix(batch) if self.pads_between else 0, max(map(len, rows))
         ids_bs = torch.full((len(rows), width), self.encoder.tokenizer.eos_id)
         mask_bs = torch.zeros_like(ids_bs)
         ids_bs[:, :shared], mask_bs[:, :shared] = rows[0][:shared], 1
-        # Padded between what all prompts begin with and the rest: the translation follows the prompt's last token.
+        # Padded between what all prompts begin with and the rest, or before all of it: the translation follows the
+        # prompt's last token.
         for number, row in enumerate(rows):
             rest = len(row) - shared
             ids_bs[number, width - rest :], mask_bs[number, width - rest :] = row[shared:], 1
@@ -179,11 +192,13 @@ class CausalModel:
 
     def read_prompts(self, ids_bs, mask_bs, shared):
         """The attention cache after all but the last token of the prompts, a row a beam. Left to itself, generate()
-        reads what the prompts share once a sentence, and all of it once a beam."""
+        reads what the prompts share once a sentence, and all of it once a beam. None where there is no other token."""
         import transformers
 
         from llamax.search import for_beams
 
+        if ids_bs.shape[1] == 1:
+            return None
         cache, positions_bs = transformers.DynamicCache(config=self.model.config), mask_bs.cumsum(1) - 1
         if shared:
             self.model.base_model(input_ids=ids_bs[:1, :shared], past_key_values=cache, use_cache=True)
@@ -206,11 +221,10 @@ def common_prefix(batch):
     return next((n for n in range(most) if first[n] != last[n]), most)
 
 
-class VLLMModel:
+class VLLMModel(Model):
     """The same by vLLM, which makes batches of its own of what it is given."""
 
-    mixes_directions = True
-    too_large = math.inf
+    batch_factor = 64
 
     def __init__(self, folder, encoder, search, dtype):
         self.folder, self.encoder, self.search = folder, encoder, search
@@ -218,10 +232,7 @@ class VLLMModel:
         self.encode, self.manifest, self.prompt = encoder.encode, encoder.tokenizer.manifest, encoder.prompt
         self.packages = ("vllm", "sentencepiece", "gigatoken")
 
-    def require(self, directions):
-        """Any language can be named in a prompt."""
-
-    def load(self):
+    def _load(self):
         try:
             import vllm
         except ImportError:
@@ -251,11 +262,10 @@ class VLLMModel:
         return [self.encoder.text(list(ids)) for ids in found]
 
 
-class Seq2SeqModel:
+class Seq2SeqModel(Model):
     """A translation model, which is told the languages by tokens of its own."""
 
     mixes_directions = False  # a batch has one target
-    too_large = math.inf
 
     def __init__(self, folder, search, device, dtype):
         self.translator = Translator(
@@ -263,7 +273,7 @@ class Seq2SeqModel:
             flag="--hf-model",
         )  # fmt: skip
         self.search, self.given = search, f"--hf-model {folder}"
-        self.load, self.packages = self.translator.load, ("torch", "transformers", "safetensors")
+        self._load, self.packages = self.translator.load, ("torch", "transformers", "safetensors")
         self.manifest, self.prompt = ForeignTokenizer(folder).manifest, None
 
     def require(self, directions):

@@ -5,9 +5,9 @@ than in the same line of a reference. A text is given as (symbols, lengths): the
 line after line, int64 [symbols], each from 0 to 2**31 - 1, or -1 for one that no reference has; and how many of them
 each line has, int64 [lines].
 
-Every n-gram of a line of the references is a node, numbered from 0. One of a single symbol is found by its line and
-symbol, one of n symbols by the nodes of its first n - 1 and its last n - 1. So nothing is ever hashed without being
-compared, and what holds anything that the references' line has not is given up as soon as that shows.
+The n-grams of each line of the references are numbered, each order from 0: these are nodes. An n-gram is found by the
+nodes of its first n - 1 and its last n - 1 symbols, a single symbol by its line and itself, all of a text at once. So
+one node is one n-gram of one line, without exception, and what the references' line has not is soon given up.
 """
 
 import numpy as np

@@ -177,7 +177,7 @@ def _spbleu(references, name, path):
 
 
 def _text(numbers):
-    """Lists of numbers as Ngrams takes them."""
+    """A list of each line's numbers as Ngrams takes them."""
     lengths = np.fromiter(map(len, numbers), np.int64, len(numbers))
     return np.fromiter(itertools.chain.from_iterable(numbers), np.int64, lengths.sum()), lengths
 
@@ -209,8 +209,8 @@ class Vocabulary:
 class Pieces:
     """The numbers of a SentencePiece model's tokens: those of the ids.
 
-    sacrebleu splits joined pieces at white space, and an unknown piece is whatever stands in the line: only such
-    tokens are numbered as a Vocabulary does.
+    sacrebleu splits the joined pieces at white space, and an unknown piece is whatever stands in the line. Lines with
+    such pieces are read as text, and tokens that are no piece numbered as by a Vocabulary, one for all references.
     """
 
     def __init__(self, processor):

@@ -82,10 +82,15 @@ class RoomyLayer(DynamicLayer):
             tensor[:, :, self.prompt :] = tensor[beam_idx, :, self.prompt :]
 
 
+def is_plain(cache):
+    """Whether all layers keep all positions, as those of Llama do and those with a sliding window do not."""
+    return all(type(layer) is DynamicLayer for layer in cache.layers)
+
+
 def for_beams(cache, num_beams):
     """The cache of prompts that were read, a row a sentence, as one with a row a beam: of RoomyLayers, where the layers
     are of the plain kind."""
-    if cache.layers and all(type(layer) is DynamicLayer for layer in cache.layers):
+    if is_plain(cache):
         return Cache(layers=[RoomyLayer(layer, num_beams) for layer in cache.layers])
     cache.batch_repeat_interleave(num_beams)
     return cache

@@ -78,7 +78,7 @@ export_hf() { # TRAINING FOLDER
 
 evaluate() { # MODEL OUTPUT: all 30 directions on held-out sentences, beam 4
     "$PYTHON" evaluate.py generate --hf-model "$1" --flores "$CORPUS/flores" --directions all --output "$2" \
-        --max-new-tokens 16 --batch-size 64
+        --max-new-tokens 16
     "$PYTHON" evaluate.py score --output "$2" --flores "$CORPUS/flores" --spbleu-model "$HF/tokenizer.model"
     "$PYTHON" evaluate.py report --output "$2"
 }
