@@ -41,6 +41,7 @@ from llamax.hypotheses import (
     model_files,
     read_partial,
     read_record,
+    sources_before,
     versions,
 )
 from llamax.languages import resolve
@@ -93,7 +94,7 @@ def get_args():
     add("--top-p", type=float, default=1.0, help="of --do-sample (default %(default)s)")
     add("--seed", type=int, default=42, help="of --do-sample and --shots (default %(default)s, EMMA-500's)")
     add("--max-batch-tokens", type=int, default=MAX_BATCH_TOKENS, help="positions of a batch: sentences × beams × "
-        "(longest prompt + --max-new-tokens). Half, where memory runs out; 64 times for vllm, which has its own batches "
+        "(longest prompt + --max-new-tokens). Half, where memory runs out; 64 times for vllm, which cuts its own "
         "(default %(default)s)")  # fmt: skip
     add("--shard", metavar="I/N", help="only part I (from 0) of N; slurm/N: I is the array task's")
     add("--engine", choices=("transformers", "vllm"), default="transformers", help="vllm where it is installed "
@@ -190,6 +191,8 @@ def check_args(args):
         args.output = existing_folder(args.output, "--output")
     else:
         args.output = list(dict.fromkeys(existing_folder(path, "--output") for path in args.output))
+        if args.command == "compare" and len(args.output) < 2:
+            raise InputError(f"--output {args.output[0]}: given twice; name two systems")
 
 
 # Translation
@@ -232,6 +235,11 @@ def generate(args):
     directions = [direction for direction in directions if args.pivot not in direction]
     if not directions:
         raise InputError(f"--pivot {args.pivot}: none of --directions {args.directions} is without it; leave it out")
+    if any(tests.source_key(direction) != tests.source_key((direction[0], args.pivot)) for direction in directions):
+        raise InputError(
+            f"--pivot {args.pivot}: directions of --{tests.kind} {tests.path} have sentences of their own; choose a "
+            "test set that has the same in all languages, such as --flores"
+        )
     into = list(dict.fromkeys((first, args.pivot) for first, _ in directions))
     missing = [direction for direction in into if not is_complete(args.pivot_output, direction)]
     if missing and task_of(args)[1] > 1:
@@ -239,14 +247,16 @@ def generate(args):
             f"--pivot-output {args.pivot_output}: no {'-'.join(missing[0])} yet, which several tasks need; translate "
             f"--directions '*-{args.pivot}' into it first"
         )
+    model.require([(args.pivot, target) for _, target in directions])  # now, not after the first translations
+    through = {**record, "settings": {**record["settings"], "pivot": args.pivot}}
+    sources_before(args.output, through["settings"])  # fails now, not after the first half of the work
     translate_all(into, source, model, record, args.pivot_output, args)
 
     def pivot(direction):  # a line that came out empty stays empty
         path = hypotheses_file(args.pivot_output, (direction[0], args.pivot))
         return path.stem, read_lines(path)
 
-    record = {**record, "settings": {**record["settings"], "pivot": args.pivot}}
-    translate_all(directions, pivot, model, record, args.output, args, asked_from=args.pivot)
+    translate_all(directions, pivot, model, through, args.output, args, asked_from=args.pivot)
 
 
 def few_shot(args):
@@ -301,15 +311,15 @@ def translate_all(directions, source, model, record, output, args, asked_from=No
         lengths[direction] = len(lines)
         if key not in digests:
             digests[key] = lines_digest(lines)
-    claim(output, {**record, "sources": digests})
     task, tasks = task_of(args)
     mine = list(groups(lengths))[task::tasks]
     pending = [group for group in mine if not all(is_complete(output, direction) for direction in group)]
+    model.require([(asked_from or first, target) for group in pending for first, target in group])
+    claim(output, {**record, "sources": digests})
     what = f"part {task} of {tasks} of {len(directions)} directions" if tasks > 1 else f"{len(directions)} directions"
     if not pending:
         print(f"{output}: {what} translated, nothing to do")
         return
-    model.require([(asked_from or first, target) for group in pending for first, target in group])
     model.load()
     total = sum(lengths[direction] for group in pending for direction in group)
     progress = Progress(total, " sentences", "translating", scale=False)
@@ -383,13 +393,13 @@ def translate_group(group, source, model, output, max_batch_tokens, asked_from, 
 def open_scored_tests(args, outputs):
     """The test set of the options, or else the one whose translations are in the first of the folders; --split and
     --limit as there. Raises InputError where they contradict what generate says."""
-    for output in outputs:
-        path = output / "generate.json"
-        if not path.is_file():
-            continue
+    records = [path for output in outputs if (path := output / "generate.json").is_file()]
+    for path in records:
         made, arguments = read_record(path, "settings"), read_record(path, "arguments")
         for name in ("split", "limit"):
-            given = getattr(args, name, None)
+            given = getattr(args, name)
+            if given != made.get(name) and path != records[0]:
+                raise InputError(f"{path}: {name} {made.get(name)}, of {records[0]} {given}; translate the same lines")
             if given not in (None, made.get(name)):
                 raise InputError(f"--{name} {given}: {path} says {made.get(name)}; leave the option out")
             setattr(args, name, made.get(name))
@@ -399,16 +409,31 @@ def open_scored_tests(args, outputs):
     return open_test_set(args)
 
 
+def hypotheses_of(tests, output, limit):
+    """{direction: file} of an --output folder, or InputError where one is no translation of the test set."""
+    hypotheses = hypotheses_files(output)
+    for direction, path in hypotheses.items():
+        if not tests.has(direction):
+            raise InputError(f"{path}: --{tests.kind} {tests.path} has no such direction; move the file away")
+    path = output / "generate.json"
+    if path.is_file() and "pivot" not in read_record(path, "settings"):
+        made = read_record(path, "sources")
+        for key, direction in {tests.source_key(direction): direction for direction in hypotheses}.items():
+            if key in made and made[key] != lines_digest(tests.source(direction)[:limit]):
+                raise InputError(
+                    f"--output {output}: made from another source text for {key} than --{tests.kind} {tests.path} has; "
+                    "give the test set that was translated"
+                )
+    return hypotheses
+
+
 def metric_models(args):
     return {"spBLEU": args.spbleu_model, "spBLEU200": args.spbleu200_model}
 
 
 def score(args):
     tests = open_scored_tests(args, [args.output])
-    hypotheses = hypotheses_files(args.output)
-    for direction, path in hypotheses.items():
-        if not tests.has(direction):
-            raise InputError(f"{path}: --{tests.kind} {tests.path} has no such direction; move the file away")
+    hypotheses = hypotheses_of(tests, args.output, args.limit)
     identifier = Identifier(args.lid_model) if args.lid_model else None
     comet = (args.comet_python, args.comet_model) if args.comet_python else None
     scorer = Scorer(tests, args.limit, args.metrics, metric_models(args), identifier, comet)
@@ -457,7 +482,7 @@ def print_averages(systems):
 def compare(args):
     """Paired bootstrap of every direction that both systems have."""
     tests = open_scored_tests(args, args.output)
-    first, second = (hypotheses_files(output) for output in args.output)
+    first, second = (hypotheses_of(tests, output, args.limit) for output in args.output)
     directions = sorted(set(first) & set(second), key=lambda direction: direction[::-1])
     if not directions:
         raise InputError(f"--output {args.output[0]} and {args.output[1]}: no direction in both; translate the same")
@@ -469,7 +494,7 @@ def compare(args):
         rows += found
         progress.update(1)
     progress.close()
-    path = args.output[0] / f"compare-{args.output[1].name}.jsonl"
+    path = args.output[0] / f"compare-{args.output[1].resolve().name}.jsonl"
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     print(f"{'metric':<10}{'directions':>10}{'better':>8}{'worse':>8}{'no difference (p ≥ 0.05)':>26}")
     for metric in args.metrics:
@@ -526,6 +551,8 @@ def samples(args, systems, directions=6, sentences=10):
         kind, path = chosen_test_set(args)
         if not Path(path).exists():
             raise InputError(f"{path}, which score read, is not there any more; give it by --{kind}")
+    elif args.flores:
+        args.split = args.split or made.get("split")
     tests = open_test_set(args)
     hypotheses = [hypotheses_files(output) for output in args.output]
     scores = {

@@ -3,15 +3,17 @@
     python benchmarks/generate.py --toy work/toy --output work/generate.json          (after make toy)
 
 The published procedure is that of LLaMAX's inference script (https://github.com/CONE-MT/LLaMAX): one direction at a
-time, in input order, 8 sentences a batch, padded on the left, 256 new tokens. Both translate the same sentences of
-the toy world, in fp32, with beam 4 and with greedy search, in one process and with the same threads, in turn; loading
-the model is not counted, reading, encoding and writing files is. Then every sentence is translated alone, unpadded, by
-plain `transformers`: what differs from that is counted, and told apart from ties, where the two translations have the
-same score to 1e-4.
+time, in input order, 8 sentences a batch, padded on the left, 256 new tokens; one process, --cores threads. Ours is
+evaluate.py's translate_all(), which also reads, encodes and writes, in --cores processes of one thread that share the
+work as under torchrun. Both translate the same sentences of the toy world, in fp32, in turn, with beam 4 and with
+greedy search; loading the model is not counted. Then every sentence is translated alone, unpadded, by plain
+`transformers`: what differs from that is counted, and told apart from ties, where the two translations have the same
+score to 1e-4.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -41,91 +43,120 @@ def get_args():
     add = parser.add_argument
     add("--toy", type=Path, default=Path("work/toy"), metavar="DIR", help="what make toy made (default %(default)s)")
     add("--directions", default="en-fr,fr-en,en-es,zh-en", help="(default %(default)s)")
-    add("--sentences", type=int, default=256, help="a direction (default %(default)s)")
+    add("--sentences", type=int, default=1012, help="a direction (default %(default)s)")
     add("--max-new-tokens", type=int, default=256, help="tokens a translation (default %(default)s)")
     add("--repetitions", type=int, default=3, help="of each, in turn (default %(default)s)")
-    add("--threads", type=int, default=2, help="torch threads (default %(default)s)")
+    add("--cores", type=int, default=2, help="(default %(default)s)")
     add("--output", type=Path, metavar="FILE", help="write the result here, too (JSON)")
+    add("--worker", nargs=3, metavar=("BEAMS", "FLORES", "OUTPUT"), help=argparse.SUPPRESS)  # one of our processes
     return parser.parse_args()
 
 
-def published(model, tests, directions, args):
-    """The published loop: {direction: lines}."""
-    tokenizer, found = model.encoder.tokenizer, {}
-    for direction in directions:
-        lines, found[direction] = tests.source(direction), []
-        for start in range(0, len(lines), PUBLISHED_BATCH):
-            prompts = [prompt_of(tokenizer, line, direction) for line in lines[start : start + PUBLISHED_BATCH]]
-            width = max(map(len, prompts))
-            ids = torch.tensor([[tokenizer.eos_id] * (width - len(prompt)) + prompt for prompt in prompts])
-            mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-            with torch.inference_mode():
-                output = model.plain.generate(ids, attention_mask=mask)
-            found[direction] += [model.encoder.text(row[width:]) for row in output.tolist()]
-    return found
+def load(args, num_beams):
+    search = Search(num_beams=num_beams, max_new_tokens=args.max_new_tokens)
+    model = open_model(args.toy / "tuned-hf", "llamax", None, search, "transformers", "cpu", "float32")
+    model.load()
+    return model
 
 
-def prompt_of(tokenizer, line, direction):
-    return prompt_ids(tokenizer, translation_prompt(line, *direction))
-
-
-def ours(model, tests, directions, folder):
-    """evaluate.py's own function, which also writes the files: {direction: lines}."""
+def work(args):
+    """One of our processes: loads the model, says so, waits for a line, translates its share."""
+    num_beams, flores, output = args.worker
+    torch.set_num_threads(1)
+    model, tests = load(args, int(num_beams)), make_test_set("flores", flores)
+    directions = tests.directions(args.directions)
+    print("ready", flush=True)
+    input()
+    share = SimpleNamespace(shard=None, max_batch_tokens=evaluate.MAX_BATCH_TOKENS)
 
     def source(direction):
         return tests.source_key(direction), tests.source(direction)
 
-    args = SimpleNamespace(shard=None, max_batch_tokens=evaluate.MAX_BATCH_TOKENS)
-    evaluate.translate_all(directions, source, model, {"settings": {}}, folder, args)
-    return {direction: read_lines(hypotheses_file(folder, direction)) for direction in directions}
+    evaluate.translate_all(directions, source, model, {"settings": {}}, Path(output), share)
 
 
-def alone(model, tests, directions):
-    """Every sentence by itself."""
-    tokenizer, found = model.encoder.tokenizer, {}
-    for direction in directions:
-        found[direction] = []
-        for line in tests.source(direction):
-            ids = torch.tensor([prompt_of(tokenizer, line, direction)])
-            with torch.inference_mode():
-                output = model.plain.generate(ids, attention_mask=torch.ones_like(ids))
-            found[direction].append(model.encoder.text(output[0, ids.shape[1] :].tolist()))
-    return found
+def ours(num_beams, flores, output, args):
+    """Seconds of our processes, from their models loaded to the last one's end."""
+    command = [sys.executable, __file__, "--toy", args.toy, "--directions", args.directions]
+    command += ["--max-new-tokens", args.max_new_tokens, "--worker", num_beams, flores, output]
+    processes = [
+        subprocess.Popen(
+            list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": str(args.cores), "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(args.cores)
+    ]  # fmt: skip
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    started = time.perf_counter()
+    for process in processes:
+        print(file=process.stdin, flush=True)
+    for process in processes:
+        process.communicate()
+        assert process.returncode == 0
+    return time.perf_counter() - started
 
 
-def mean_log_probability(model, line, direction, text):
-    """What beam search compares: log-probability a token of a translation, its EOS included."""
-    tokenizer = model.encoder.tokenizer
-    prompt = prompt_of(tokenizer, line, direction)
-    answer = [*tokenizer.encode_continuation(text), tokenizer.eos_id]
-    with torch.inference_mode():
-        logits = model.model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
-    return torch.log_softmax(logits, -1)[range(len(answer)), answer].mean().item()
+class Plain:
+    """`transformers` as the published script and single sentences use it."""
+
+    def __init__(self, args, num_beams):
+        self.encoder = (ours := load(args, num_beams)).encoder
+        self.model = transformers.AutoModelForCausalLM.from_pretrained(args.toy / "tuned-hf", dtype=torch.float32)
+        self.model.generation_config = ours.model.generation_config
+
+    def prompt(self, line, direction):
+        return prompt_ids(self.encoder.tokenizer, translation_prompt(line, *direction))
+
+    def translate(self, lines, direction):
+        prompts = [self.prompt(line, direction) for line in lines]
+        width, padding = max(map(len, prompts)), self.encoder.tokenizer.eos_id
+        ids = torch.tensor([[padding] * (width - len(prompt)) + prompt for prompt in prompts])
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        with torch.inference_mode():
+            output = self.model.generate(ids, attention_mask=mask)
+        return [self.encoder.text(row[width:]) for row in output.tolist()]
+
+    def translate_all(self, tests, directions, size):
+        """{direction: lines}, so many sentences a batch, in input order."""
+        found = {direction: [] for direction in directions}
+        for direction in directions:
+            lines = tests.source(direction)
+            for start in range(0, len(lines), size):
+                found[direction] += self.translate(lines[start : start + size], direction)
+        return found
+
+    def score(self, line, direction, text):
+        """What beam search compares: log-probability a token of a translation, its EOS included."""
+        prompt = self.prompt(line, direction)
+        tokenizer = self.encoder.tokenizer
+        answer = [*tokenizer.encode_continuation(text), tokenizer.eos_id]
+        with torch.inference_mode():
+            logits = self.model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+        return torch.log_softmax(logits, -1)[range(len(answer)), answer].mean().item()
 
 
-def compare(num_beams, tests, directions, args, work):
-    search = Search(num_beams=num_beams, max_new_tokens=args.max_new_tokens)
-    model = open_model(args.toy / "tuned-hf", "llamax", None, search, "transformers", "cpu", "float32")
-    model.load()
-    model.plain = transformers.AutoModelForCausalLM.from_pretrained(args.toy / "tuned-hf", dtype=torch.float32)
-    model.plain.generation_config = model.model.generation_config
-    sentences = sum(len(tests.source(direction)) for direction in directions)
+def compare(num_beams, flores, folder, args):
+    tests, plain = make_test_set("flores", flores), Plain(args, num_beams)
+    directions = tests.directions(args.directions)
     seconds = {"published": [], "ours": []}
     for repetition in range(args.repetitions):
         started = time.perf_counter()
-        expected = published(model, tests, directions, args)
+        published = plain.translate_all(tests, directions, PUBLISHED_BATCH)
         seconds["published"].append(time.perf_counter() - started)
-        started = time.perf_counter()
-        found = ours(model, tests, directions, work / f"beam{num_beams}-{repetition}")
-        seconds["ours"].append(time.perf_counter() - started)
+        output = folder / f"{num_beams}-{repetition}"
+        seconds["ours"].append(ours(num_beams, flores, output, args))
+    sentences = sum(len(lines) for lines in published.values())
     rates = {name: sentences / statistics.median(times) for name, times in seconds.items()}
-    reference = alone(model, tests, directions)
+
+    alone = plain.translate_all(tests, directions, 1)
     different, ties = 0, 0
     for direction in directions:
-        for line, a, b in zip(tests.source(direction), reference[direction], found[direction], strict=True):
+        found = read_lines(hypotheses_file(output, direction))
+        for line, a, b in zip(tests.source(direction), alone[direction], found, strict=True):
             if a != b:
                 different += 1
-                scores = [mean_log_probability(model, line, direction, text) for text in (a, b)]
+                scores = [plain.score(line, direction, text) for text in (a, b)]
                 ties += abs(scores[0] - scores[1]) < 1e-4
                 print(f"differs: {direction} {line!r}: {a!r} {b!r} {scores}", file=sys.stderr)
     return {
@@ -135,30 +166,22 @@ def compare(num_beams, tests, directions, args, work):
         "times_as_fast": round(rates["ours"] / rates["published"], 2),
         "differ_from_unbatched": different,
         "of_these_ties": ties,
-        "published_differ_from_unbatched": sum(
-            a != b for direction in directions for a, b in zip(reference[direction], expected[direction], strict=True)
-        ),
     }
 
 
 def main():
     args = get_args()
-    torch.set_num_threads(args.threads)
-    with tempfile.TemporaryDirectory() as work:
-        work = Path(work)
-        corpus = [sys.executable, ROOT / "toy/make_corpus.py", "--output", work / "corpus", "--pairs", "2"]
-        subprocess.run(
-            [*map(str, corpus), "--mono", "1", "--instructions", "1", "--test", str(args.sentences)],
-            check=True, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        tests = make_test_set("flores", work / "corpus/flores")
-        directions = tests.directions(args.directions)
-        result = {
-            "threads": args.threads,
-            "directions": args.directions,
-            "beam 4": compare(4, tests, directions, args, work),
-            "greedy": compare(1, tests, directions, args, work),
-        }
+    if args.worker:
+        return work(args)
+    torch.set_num_threads(args.cores)
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        corpus = ["toy/make_corpus.py", "--output", folder / "corpus", "--pairs", 2, "--mono", 1, "--instructions", 1]
+        command = [sys.executable, *corpus, "--test", args.sentences]
+        subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
+        result = {"cores": args.cores, "directions": args.directions}
+        for name, num_beams in (("beam 4", 4), ("greedy", 1)):
+            result[name] = compare(num_beams, folder / "corpus/flores", folder, args)
     print(json.dumps(result, indent=2))
     if args.output:
         write_json(args.output, result)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from llamax.files import InputError, read_json
 from llamax.prompt_ids import ForeignTokenizer, PromptEncoder
 from llamax.prompts import recorded_prompt
+from llamax.records import keep_freed_memory
 from llamax.translation import Translator, is_out_of_memory
 
 STRAGGLERS = 1 / 8  # of a batch, which are left for another when all others are done
@@ -98,7 +99,9 @@ class Model:
     loaded = False
 
     def require(self, directions):
-        """Raise InputError for languages that the model cannot translate: any can be named in a prompt."""
+        """Raise InputError where the model cannot be asked for a direction: before the weights are loaded."""
+        for direction in directions:
+            self.encode(direction, None, [""])
 
     def load(self):
         """Load the weights, once."""
@@ -121,6 +124,8 @@ class CausalModel(Model):
         import torch
         import transformers
 
+        if self.device == "cpu":
+            keep_freed_memory()
         transformers.utils.logging.disable_progress_bar()
         transformers.utils.logging.set_verbosity_error()
         try:
@@ -231,8 +236,6 @@ class VLLMModel(Model):
         self.dtype, self.given = dtype, f"--hf-model {folder}"
         self.encode, self.manifest, self.prompt = encoder.encode, encoder.tokenizer.manifest, encoder.prompt
         self.packages = ("vllm", "sentencepiece", "gigatoken")
-
-    def _load(self):
         try:
             import vllm
         except ImportError:
@@ -240,7 +243,9 @@ class VLLMModel(Model):
                 "--engine vllm: vllm is not installed; pip install vllm, or leave the option out"
             ) from None
         self.vllm = vllm
-        self.model = vllm.LLM(
+
+    def _load(self):
+        self.model = self.vllm.LLM(
             model=str(self.folder), dtype=self.dtype, trust_remote_code=False, seed=self.search.seed,
             max_logprobs=max(20, 2 * self.search.num_beams),
         )  # fmt: skip

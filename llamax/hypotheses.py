@@ -1,8 +1,9 @@
 """The folder that evaluate.py generate fills: what it holds, what it was made from, and what is only begun.
 
-hypotheses/SRC-TGT.txt     a direction, a line a sentence; complete
-partial/SRC-TGT.jsonl      {"line", "text"} of those translated so far; text is null for one left for another batch
-generate.json              model, options and sources; other ones are refused
+hypotheses/SRC-TGT.txt             a direction, a line a sentence; complete
+hypotheses/SRC-TGT.partial.jsonl   {"line", "text"} of those translated so far; text is null for one left for another
+                                   batch
+generate.json                      model, options and sources; other ones are refused
 """
 
 import hashlib
@@ -57,27 +58,33 @@ def read_record(path, key):
     return record[key]
 
 
-def claim(output, record):
-    """Write OUTPUT/generate.json, or raise InputError if OUTPUT holds hypotheses that were made otherwise: they would
-    be taken for these.
+def sources_before(output, settings):
+    """The sources of the hypotheses in OUTPUT as generate.json has them, {} if there are none yet.
 
-    Directions, device and size of batches may differ: they do not change what a sentence is translated into. Sources of
-    earlier runs with other directions are added to the record.
+    Raises InputError if they were made otherwise: they would be taken for those to come. Directions, device and size of
+    batches may differ, as they do not change what a sentence is translated into.
     """
     path = output / "generate.json"
-    if any((output / "hypotheses").glob("*")):
-        if not path.is_file():
-            raise InputError(f"--output {output}: hypotheses without {path}, so of unknown origin; {REMEDY}")
-        old = read_record(path, "settings")
-        for name, value in record["settings"].items():
-            found = old.get(name)
-            if found != value:
-                what = "another one" if name in ("model", "tokenizer") else f"{found!r}, now {value!r}"
-                raise InputError(f"--output {output}: made with {name.replace('_', '-')} {what}; {REMEDY}")
-        for key, found in read_record(path, "sources").items():
-            if record["sources"].setdefault(key, found) != found:
-                raise InputError(f"--output {output}: made from another source text for {key}; {REMEDY}")
-    write_json(path, record)
+    if not any((output / "hypotheses").glob("*")):
+        return {}
+    if not path.is_file():
+        raise InputError(f"--output {output}: hypotheses without {path}, so of unknown origin; {REMEDY}")
+    old = read_record(path, "settings")
+    for name in settings | old:
+        found, value = old.get(name), settings.get(name)
+        if found != value:
+            what = "another one" if name in ("model", "tokenizer") else f"{found!r}, now {value!r}"
+            raise InputError(f"--output {output}: made with {name.replace('_', '-')} {what}; {REMEDY}")
+    return read_record(path, "sources")
+
+
+def claim(output, record):
+    """Write OUTPUT/generate.json, with the sources of earlier runs, or raise InputError if OUTPUT holds hypotheses that
+    were made otherwise."""
+    for key, found in sources_before(output, record["settings"]).items():
+        if record["sources"].setdefault(key, found) != found:
+            raise InputError(f"--output {output}: made from another source text for {key}; {REMEDY}")
+    write_json(output / "generate.json", record)
 
 
 def read_partial(output, direction):

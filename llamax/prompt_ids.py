@@ -27,6 +27,8 @@ class PromptEncoder:
         """
         self.prompt = prompt
         self.template = None if prompt == "none" else TRANSLATION_PROMPTS[prompt]
+        if examples and not self.template:
+            raise InputError("--shots: --prompt none shows no examples; choose another prompt or leave --shots out")
         self.examples = examples
         special = self.template is not None and self.template.special
         self.ours = (folder / "tokenizer.model").is_file() and not special
@@ -101,31 +103,27 @@ class ForeignTokenizer:
         import transformers
 
         transformers.utils.logging.set_verbosity_error()
+        named = folder / "generation_config.json"
+        ends = read_json(named).get("eos_token_id") if named.is_file() else None
         try:
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
-            named = (
-                read_json(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
-            )
-        except InputError:
-            raise
+            if len(self.tokenizer) <= len(self.tokenizer.all_special_ids):  # what transformers makes of no file
+                raise ValueError("it has no tokens")
         except Exception as error:  # every fault of a folder from elsewhere has its own type
             reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
             raise InputError(
                 f"--hf-model {folder}: no tokenizer loads ({reason}); expected a tokenizer.model of Llama's kind or "
                 "what transformers reads"
             ) from None
-        ends = named.get("eos_token_id")
         ends = ends if isinstance(ends, list) else [ends]
         self.ends = [i for i in dict.fromkeys([self.tokenizer.eos_token_id, *ends]) if i is not None]
         if not self.ends:
             raise InputError(f"--hf-model {folder}: its tokenizer has no EOS, so that no translation would end; add it")
         self.eos_id, self.bos_id = self.ends[0], self.tokenizer.bos_token_id
         self.vocab_size = len(self.tokenizer)
-        files = [
-            path for name in ("tokenizer.json", "tokenizer.model", "vocab.json") if (path := folder / name).is_file()
-        ]
+        files = [path for name in ("tokenizer.json", "vocab.json", "*.model") for path in sorted(folder.glob(name))]
         self._manifest = {path.name: fingerprint(path)["blake2b"] for path in files}
 
     def encode_prompts(self, texts, bos):

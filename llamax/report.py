@@ -41,9 +41,9 @@ def read_system(output):
     return read_scores(output)
 
 
-def read_scores(output):
-    """The rows of OUTPUT/scores.jsonl; InputError if there are none, one is no score or stands there twice, or a
-    direction lacks a metric that others have."""
+def read_scores(output, complete=True):
+    """The rows of OUTPUT/scores.jsonl; InputError if there are none, one is no score or stands there twice, or, where
+    they must be `complete`, a direction lacks a metric that others have."""
     path = output / "scores.jsonl"
     if not path.is_file():
         raise InputError(f"--output {output}: no scores.jsonl in it; run evaluate.py score --output {output} first")
@@ -64,10 +64,10 @@ def read_scores(output):
             raise InputError(f"{path} line {number}: no score ({error!r}); run evaluate.py score again") from None
     if not rows:
         raise InputError(f"{path}: empty; run evaluate.py score again")
-    expected = set.union(*found.values()) - MAY_LACK
+    expected = set.union(*found.values()) - MAY_LACK if complete else set()
     for (source, target), metrics in found.items():
         if missing := ", ".join(sorted(expected - metrics)):
-            raise InputError(f"{path}: no {missing} of {source}-{target}; run evaluate.py score again")
+            raise InputError(f"{path}: no {missing} of {source}-{target}; run evaluate.py score for it")
     return rows
 
 

@@ -1,5 +1,6 @@
 """The rows of scores.jsonl: what a number was made from, so that it is not made again, and how they are made."""
 
+import operator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from llamax.hypotheses import lines_digest, read_record
 from llamax.languages import resolve
 from llamax.offtarget import REPEATED, empty, repeated
 from llamax.records import Progress
-from llamax.report import read_system
+from llamax.report import read_scores
 from llamax.significance import paired_bootstrap, signature
 from llamax.testsets import read_lines
 
@@ -74,20 +75,23 @@ class Scorer:
         is (metrics, [(direction, file)]) with the same references.
         """
         old_rows, old = kept_scores(output)
-        rows, made_from, jobs, sources = [], {}, {}, {}
+        rows, made_from, jobs, sources, references = [], {}, {}, {}, []
         for direction in sorted(hypotheses, key=lambda direction: direction[::-1]):  # a reference file is read once
             name, key = "-".join(direction), self.tests.source_key(direction)
             if key not in sources:
-                sources[key] = lines_digest(self.tests.source(direction)[: self.limit])
-            texts = [fingerprint(hypotheses[direction])["blake2b"], sources[key]]
-            texts += map(lines_digest, self.references(direction))
+                sources[key] = lines_digest(self.tests.source(direction))
+            found = self.tests.references(direction)
+            if len(found) != len(references) or not all(map(operator.is_, found, references)):
+                references, digests = found, [*map(lines_digest, found)]
+            texts = [fingerprint(hypotheses[direction])["blake2b"], self.limit, sources[key], *digests]
             made = old.get(name, {})
             made = made.get("metrics", {}) if made.get("texts") == texts else {}
-            kept = [metric for metric in made if made[metric] == self.made_with.get(metric, made[metric])]
+            there = {*OFF_TARGET, *(row["metric"] for row in old_rows.get(name, []))}  # rates may be left out
+            kept = [m for m in made if m in there and made[m] == self.made_with.get(m, made[m])]
             rows += [row for row in old_rows.get(name, []) if row["metric"] in kept]
             made_from[name] = {"texts": texts, "metrics": {metric: made[metric] for metric in kept} | self.made_with}
             if missing := tuple(metric for metric in self.made_with if metric not in kept):
-                jobs.setdefault((missing, direction[1], *texts[2:]), []).append((direction, hypotheses[direction]))
+                jobs.setdefault((missing, direction[1], *digests), []).append((direction, hypotheses[direction]))
         cut = [
             (missing, some[i : i + JOB_DIRECTIONS])
             for (missing, *_), some in jobs.items()
@@ -99,7 +103,10 @@ class Scorer:
         """Learn how well the identifier knows the languages of the directions, from the test set; its caveats."""
         if not self.identifier:
             return []
-        lines = {direction[1]: self.references(direction)[0] for direction in directions}
+        lines = {}
+        for direction in directions:
+            if direction[1] not in lines:
+                lines[direction[1]] = self.references(direction)[0]
         for direction in directions:
             if direction[0] not in lines:
                 lines[direction[0]] = self.tests.source(direction)[: self.limit]
@@ -161,7 +168,7 @@ def kept_scores(output):
         return {}, {}
     try:
         made_from, rows = read_record(output / "score.json", "made_from"), {}
-        for row in read_system(output):
+        for row in read_scores(output, complete=False):
             rows.setdefault(f"{row['src']}-{row['tgt']}", []).append(row)
     except InputError:  # damaged: all is scored again
         return {}, {}

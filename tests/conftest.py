@@ -1,7 +1,8 @@
-"""Fixtures: real stages as subprocesses, a tiny corpus, tokenizer and model, and the shared data where it is there."""
+"""Fixtures: real stages as subprocesses, tiny corpora, tokenizers and models, and the shared data where it is there."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,11 @@ def snapshot(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
 
 
+def write_lines(path, lines):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8"))
+
+
 def write_jsonl(path, records):
     path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8")
     return path
@@ -104,8 +110,6 @@ def tokenizer_model(tmp_path_factory):
 
 def llama_folder(folder, tokenizer_model, vocab_size, **changes):
     """A Hugging Face folder of a random Llama whose norms are not all one, saved by transformers."""
-    import shutil
-
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -158,3 +162,64 @@ def blend(tmp_path_factory, tokenizer_model):
         source = write_jsonl(folder / f"{name}.jsonl", records)
         stage(script, "--input", source, "--tokenizer-model", tokenizer_model, "--output-prefix", folder / name)
     return [2, folder / "pairs", 1, folder / "mono"]
+
+
+# Evaluation: a test set of three languages, and a model whose tokenizer knows their words
+
+WORDS = {
+    name: text.split()
+    for name, text in (
+        ("eng", "the a big small red house tree dog cat runs sees eats sleeps under near old river quickly and not"),
+        (
+            "fra",
+            "le la grande petite rouge maison arbre chien chat court voit mange dort sous près vieux fleuve et ne pas",
+        ),
+        ("zho_simpl", "这 个 大 小 红 房子 树 狗 猫 跑 看见 吃 睡 在 下面 附近 老 河 快 和"),
+    )
+}
+
+
+@pytest.fixture(scope="session")
+def llama_tokenizer(tmp_path_factory):
+    """A SentencePiece file of Llama's kind, trained on WORDS."""
+    prefix = tmp_path_factory.mktemp("tokenizer") / "tokenizer"
+    lines = [" ".join(words[i:] + words[:i]) for words in WORDS.values() for i in range(len(words))]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_prefix=str(prefix), model_type="bpe", vocab_size=450, byte_fallback=True,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, unk_id=0, bos_id=1, eos_id=2, pad_id=-1,
+        minloglevel=2,
+    )  # fmt: skip
+    return prefix.with_suffix(".model")
+
+
+@pytest.fixture
+def flores(tmp_path):
+    """A Flores folder of three languages with 11 lines of different lengths, and one file that is no language's."""
+    folder = tmp_path / "flores"
+    for language, words in WORDS.items():
+        lines = [" ".join(words[i % 20] for i in range(k, k + 1 + (5 * k) % 13)) for k in range(11)]
+        write_lines(folder / "devtest" / f"{language}.devtest", lines)
+    write_lines(folder / "devtest" / "metadata.devtest", ["x"])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory, llama_tokenizer):
+    """A random Llama with its tokenizer. Its vocabulary is padded, and EOS likely enough to end some sentences."""
+    import torch
+    import transformers
+
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=456, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, initializer_range=0.5, tie_word_embeddings=False,
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config)
+    with torch.no_grad():
+        model.lm_head.weight[2] *= 2
+    # What a folder says about sampling must not change a beam search.
+    model.generation_config = transformers.GenerationConfig(do_sample=True, temperature=2.0, repetition_penalty=3.0)
+    model.save_pretrained(folder)
+    shutil.copyfile(llama_tokenizer, folder / "tokenizer.model")
+    return folder

@@ -1,782 +1,767 @@
-"""Scores against sacrebleu and published values, directions and files, and a tiny model translated end to end."""
+"""The commands as a user meets them: what they write, print and keep, and how wrong input ends."""
 
-import base64
+import contextlib
 import csv
-import hashlib
 import io
 import json
 import os
 import re
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import sentencepiece
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import sacrebleu
+from conftest import SHARED, WORDS, fails, needs_shared, snapshot, stage, write_lines
+from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.significance import PairedTest
+from test_comet import record as comet_record
+from test_comet import stand_in  # noqa: F401  (a fixture)
 
 import evaluate
 from llamax import scoring
-from llamax.files import InputError
-from llamax.languages import load, resolve
+from llamax.files import InputError, fingerprint
+from llamax.hypotheses import digest
+from llamax.languages import resolve
 from llamax.prompts import prompt_ids, translation_prompt
-from llamax.report import averages, direction_matrix, matrix_csv, matrix_png
+from llamax.testsets import read_lines
 from llamax.tokenizer import load_tokenizer
 
-ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT.parent / "shared" / "data"
-SPBLEU = DATA / "tokenizers" / "sacrebleu_tokenizer_spm.model"
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="no public data in ../shared/data")
-
-WORDS = {
-    name: text.split()
-    for name, text in (
-        ("eng", "the a big small red house tree dog cat runs sees eats sleeps under near old river quickly and not"),
-        (
-            "fra",
-            "le la grande petite rouge maison arbre chien chat court voit mange dort sous près vieux fleuve et ne pas",
-        ),
-        ("zho_simpl", "这 个 大 小 红 房子 树 狗 猫 跑 看见 吃 睡 在 下面 附近 老 河 快 和"),
-    )
-}
+FILES = dict(zip(("en", "fr", "zh"), WORDS, strict=True))  # of the test set `flores`
+# What others take for the end of a line, or of a translation; none is.
+AWKWARD = ["le\rla", "a\u2028b", "c\x85d", "e\0f", "g\x0ch", "这\u3000个", "Antwort: ja", "### Response:", "\ufeffdog"]
 
 
-def cli(*arguments, **environment):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    command = [sys.executable, str(ROOT / "evaluate.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+def cli(*command):
+    """Run evaluate.py in this process, where torch is loaded already; returns what it prints."""
+    saved, sys.argv = sys.argv, ["evaluate.py", *map(str, command)]
+    try:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            evaluate.main()
+    finally:
+        sys.argv = saved
+    return printed.getvalue()
 
 
-def fails(result, *parts):
-    """The command ended with status 1 and one line on stderr that holds all the parts."""
-    assert result.returncode == 1, result.stderr
-    assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("evaluate.py: error: ")
-    for part in parts:
-        assert part in line
+def refused(*command, saying):
+    """The command must end as a user's error does."""
+    with pytest.raises(InputError) as error:
+        cli(*command)
+    for text in saying:
+        assert str(text) in str(error.value), error.value
 
 
-def snapshot(folder):
-    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+def sentences(flores, split="devtest"):
+    return {code: read_lines(flores / f"{split}/{name}.{split}") for code, name in FILES.items()}
 
 
-def write_lines(path, lines):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8"))
+def read_rows(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.fixture(scope="session")
-def llama_tokenizer(tmp_path_factory):
-    """A SentencePiece file of Llama's kind, trained on WORDS."""
-    prefix = tmp_path_factory.mktemp("tokenizer") / "tokenizer"
-    sentences = [" ".join(words[i:] + words[:i]) for words in WORDS.values() for i in range(len(words))]
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(sentences),
-        model_prefix=str(prefix),
-        model_type="bpe",
-        vocab_size=450,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        unk_id=0,
-        bos_id=1,
-        eos_id=2,
-        pad_id=-1,
-        minloglevel=2,
-    )
-    return prefix.with_suffix(".model")
+# generate
 
 
 @pytest.fixture
-def flores(tmp_path):
-    """A Flores folder of three languages with 11 lines of different lengths, and one file that is no language's."""
-    folder = tmp_path / "flores"
-    for language, words in WORDS.items():
-        lines = [" ".join(words[i % 20] for i in range(k, k + 1 + (5 * k) % 13)) for k in range(11)]
-        write_lines(folder / "devtest" / f"{language}.devtest", lines)
-    write_lines(folder / "devtest" / "metadata.devtest", ["x"])
-    return folder
-
-
-@pytest.fixture
-def scored(tmp_path, flores, llama_tokenizer):
-    """An --output folder with hypotheses in four of the six directions, scored."""
-    output = tmp_path / "system"
-    sides = {"en": "eng", "fr": "fra", "zh": "zho_simpl"}
-    lines = {code: (flores / f"devtest/{name}.devtest").read_text("utf-8").splitlines() for code, name in sides.items()}
-    for source, target in (("en", "fr"), ("en", "zh"), ("fr", "en"), ("zh", "en")):
-        write_lines(output / f"hypotheses/{source}-{target}.txt", [*lines[target][:8], *lines[target][:3]])
-    result = cli("score", "--output", output, "--flores", flores, "--spbleu-model", llama_tokenizer)
-    assert result.returncode == 0, result.stderr
-    return output
-
-
-# Scores
-
-
-@needs_data
-@pytest.mark.parametrize("code", load())
-def test_reference_against_itself_scores_100_in_every_flores_language(code):
-    path = DATA / f"flores101/devtest/{resolve(code).flores101_devtest}.devtest"
-    lines = evaluate.read_lines(path)
-    assert len(lines) == 1012
-    spbleu, _ = scoring.spbleu_metric([lines], SPBLEU)
-    assert f"{spbleu.corpus_score(lines, None).score:.2f}" == "100.00"
-    first = lines[:200]  # chrF++ of all lines takes five times as long
-    rows = scoring.score_lines(scoring.reference_metrics([first], SPBLEU), first)
-    assert [f"{row['score']:.2f}" for row in rows] == ["100.00", "100.00"]
-
-
-AWKWARD = [
-    "Antwort: ja: nein",
-    "### Response:",
-    '"Quoted": „so“ «there»',
-    "12:30",
-    "a\u2028b",
-    "\u200fשלום: עולם",
-    "。",
-]
-LINE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\r"), max_size=30)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(LINE, max_size=4), st.sampled_from(AWKWARD), st.data())
-def test_reference_against_itself_scores_100_whatever_the_text_contains(
-    tmp_path_factory, llama_tokenizer, lines, awkward, data
-):
-    lines = [line + data.draw(st.sampled_from(["", *AWKWARD])) for line in lines] + [awkward]
-    path = tmp_path_factory.getbasetemp() / "any.txt"
-    write_lines(path, lines)
-    assert evaluate.read_lines(path) == lines
-    models = [llama_tokenizer, SPBLEU] if DATA.is_dir() else [llama_tokenizer]
-    for model in models:
-        rows = scoring.score_lines(scoring.reference_metrics([lines], model), evaluate.read_lines(path))
-        assert [f"{row['score']:.2f}" for row in rows] == ["100.00", "100.00"]
-
-
-def test_score_cuts_nothing_after_a_colon(llama_tokenizer):
-    metrics = scoring.reference_metrics([["the dog sees the cat: the cat sleeps near the tree"]], llama_tokenizer)
-    cut, whole = (
-        scoring.score_lines(metrics, [line])[0]["score"]
-        for line in ("the dog sees the cat", "the dog sees the cat: the cat runs near the tree")
-    )
-    assert cut < 50 < whole < 100
-
-
-def published():
-    with open(DATA / "chatgpt_flores200/zero-shot-scores.tsv", encoding="utf-8", newline="") as file:
-        rows = {row[""]: row for row in csv.DictReader(file, delimiter="\t")}
-    outputs = sorted(path.stem for path in (DATA / "chatgpt_flores200").glob("*_*.tsv"))
-    return [(name, rows[name]["BLEU"], rows[name]["chrF2++"]) for name in outputs]
-
-
-@needs_data
-@pytest.mark.parametrize(("name", "spbleu", "chrf"), published() if DATA.is_dir() else [("", "", "")])
-def test_published_scores_of_gpt_are_reproduced(name, spbleu, chrf):
-    with open(DATA / f"chatgpt_flores200/{name}.tsv", encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    # As the authors scored: sides swapped, and what pandas made of an empty cell.
-    hypotheses = [row["label"].replace("\n", " ") for row in rows]
-    references = [row["predictions"].replace("\n", " ") or "nan" for row in rows]
-    found = scoring.score_lines(scoring.reference_metrics([references], SPBLEU), hypotheses)
-    assert [f"{row['score']:.2f}" for row in found] == [f"{float(spbleu):.2f}", f"{float(chrf):.2f}"]
-
-
-@needs_data
-def test_there_are_32_published_scores():
-    assert len(published()) == 32
-
-
-@needs_data
-def test_given_model_scores_as_sacrebleus_own_flores101(tmp_path):
-    """The same file, once given and once where sacrebleu looks for its own, and sacrebleu's own class."""
-    own = tmp_path / "models/sacrebleu_tokenizer_spm.model"
-    own.parent.mkdir()
-    shutil.copyfile(SPBLEU, own)
-    languages = {code: DATA / f"flores101/devtest/{code}.devtest" for code in ("deu", "nld", "eng")}
-    files = ["--hypothesis", languages["nld"], "--reference", languages["deu"], languages["eng"], "--tgt-lang", "de"]
-    given_file = cli("score-files", *files, "--spbleu-model", SPBLEU)
-    default = cli("score-files", *files, SACREBLEU=str(tmp_path))
-    code = (
-        "import sys; from sacrebleu.metrics import BLEU\n"
-        "lines = [open(path, encoding='utf-8').read().split('\\n')[:-1] for path in sys.argv[1:]]\n"
-        "metric = BLEU(tokenize='flores101'); score = metric.corpus_score(lines[0], lines[1:]).score\n"
-        "print(score, metric.get_signature())"
-    )
-    arguments = [sys.executable, "-c", code, *map(str, (languages["nld"], languages["deu"], languages["eng"]))]
-    environment = {**os.environ, "SACREBLEU": str(tmp_path)}
-    score, signature = subprocess.check_output(arguments, text=True, env=environment).split()
-
-    by_metric = [
-        {row["metric"]: row for row in map(json.loads, run.stdout.splitlines())} for run in (given_file, default)
-    ]
-    assert [list(rows) for rows in by_metric] == [["spBLEU", "chrF++", "BLEU"]] * 2
-    assert {rows["spBLEU"]["score"] for rows in by_metric} == {float(score)}
-    assert 0 < float(score) < 50
-    assert all(rows["spBLEU"]["n"] == 1012 and rows["spBLEU"]["tgt"] == "de" for rows in by_metric)
-    digest = hashlib.blake2b(SPBLEU.read_bytes(), digest_size=16).hexdigest()[:8]
-    assert "tok:flores101" in signature
-    assert by_metric[0]["spBLEU"]["signature"] == signature.replace("flores101", f"spm-{digest}")
-    assert by_metric[1]["spBLEU"]["signature"].replace(f"|spm:{digest}", "") == signature
-    assert by_metric[0]["chrF++"] == by_metric[1]["chrF++"]
-
-
-def test_sacrebleus_own_model_missing_and_no_network(tmp_path):
-    write_lines(tmp_path / "text", ["a b c d"])
-    files = ["--hypothesis", tmp_path / "text", "--reference", tmp_path / "text", "--tgt-lang", "de"]
-    result = cli("score-files", *files, SACREBLEU=str(tmp_path), https_proxy="http://127.0.0.1:9", no_proxy="")
-    fails(result, "flores101", "--spbleu-model", str(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("code", "tokens"),
-    [("de", "13a"), ("zh", "zh"), ("zhtrad", "zh"), ("ja", "char"), ("th", "char"), ("my", "char"), ("ko", "13a")],
-)
-def test_bleu_tokens_follow_the_language(code, tokens):
-    lines = ["我们 now have four mice, he said.", "x"]
-    metric, signature = scoring.language_bleu([lines], resolve(code))
-    assert f"tok:{tokens}|" in signature
-    assert metric.corpus_score(lines, None).score == pytest.approx(100)
-
-
-def test_short_references_score_100_and_say_so(llama_tokenizer):
-    for lines, effective in ((["dog", ""], "yes"), (["the house under the tree", "dog"], "no")):
-        metric, signature = scoring.spbleu_metric([lines], llama_tokenizer)
-        assert metric.corpus_score(lines, None).score == pytest.approx(100)
-        assert f"eff:{effective}" in signature
-    with pytest.raises(InputError, match="no word on any line"):
-        scoring.spbleu_metric([["", ""]], llama_tokenizer)
-
-
-def test_several_references_reach_at_least_the_better_one(llama_tokenizer):
-    hypothesis = ["the dog runs under the old tree", "a cat sleeps near the river"]
-    first = ["the dog runs under the old tree", "the small cat eats"]
-    second = ["a red house", "a cat sleeps near the river"]
-    scores = [
-        [row["score"] for row in scoring.score_lines(scoring.reference_metrics(refs, llama_tokenizer), hypothesis)]
-        for refs in ([first, second], [first], [second])
-    ]
-    assert scores[0] == pytest.approx([100, 100])
-    assert max(scores[1] + scores[2]) < 100
-
-
-# score and report
-
-
-def test_scores_file(scored, flores, llama_tokenizer):
-    rows = [json.loads(line) for line in (scored / "scores.jsonl").read_text("utf-8").splitlines()]
-    assert all(list(row) == ["src", "tgt", "metric", "score", "n", "signature"] for row in rows)
-    assert [(row["src"], row["tgt"], row["metric"]) for row in rows] == [
-        (source, target, metric)
-        for source, target in (("en", "fr"), ("en", "zh"), ("fr", "en"), ("zh", "en"))
-        for metric in ("spBLEU", "chrF++")
-    ]
-    digest = hashlib.blake2b(llama_tokenizer.read_bytes(), digest_size=16).hexdigest()[:8]
-    assert all(f"|tok:spm-{digest}|" in row["signature"] for row in rows if row["metric"] == "spBLEU")
-    assert all("|nw:2|" in row["signature"] for row in rows if row["metric"] == "chrF++")
-    assert all(row["n"] == 11 and 10 < row["score"] < 99 for row in rows)
-
-    hypotheses = evaluate.read_lines(scored / "hypotheses/en-fr.txt")
-    references = evaluate.read_lines(flores / "devtest/fra.devtest")
-    expected = scoring.score_lines(scoring.reference_metrics([references], llama_tokenizer), hypotheses)
-    assert [{"src": "en", "tgt": "fr", **row} for row in expected] == rows[:2]
-
-
-def test_score_again_takes_only_what_changed(scored, flores, llama_tokenizer):
-    command = ["score", "--output", scored, "--flores", flores, "--spbleu-model", llama_tokenizer]
-    before = (scored / "scores.jsonl").read_bytes()
-    lines = before.decode("utf-8").splitlines()
-    # A mark in a kept row shows that it was not computed again.
-    marked = [line.replace('"n": 11', '"n": 77') for line in lines]
-    (scored / "scores.jsonl").write_text("".join(f"{line}\n" for line in marked), encoding="utf-8")
-    references = evaluate.read_lines(flores / "devtest/eng.devtest")
-    write_lines(scored / "hypotheses/zh-en.txt", references)
-    assert cli(*command, "--workers", 2).returncode == 0
-    rows = [json.loads(line) for line in (scored / "scores.jsonl").read_text("utf-8").splitlines()]
-    assert [row["n"] for row in rows] == [77] * 6 + [11] * 2
-    assert [row["score"] for row in rows[6:]] == pytest.approx([100, 100])
-    assert cli(*command, "--limit", 5).returncode == 1  # the hypotheses have more lines
-    write_lines(scored / "scores.jsonl", ["damaged"])
-    assert cli(*command).returncode == 0
-    rows = [json.loads(line) for line in (scored / "scores.jsonl").read_text("utf-8").splitlines()]
-    assert [row["n"] for row in rows] == [11] * 8
-
-
-def test_score_refuses_hypotheses_of_no_direction(scored, flores, llama_tokenizer):
-    command = ["score", "--output", scored, "--flores", flores, "--spbleu-model", llama_tokenizer]
-    for name, part in (("notes.txt", "SRC-TGT.txt"), ("en-xx.txt", "'xx'"), ("eng-fra.txt", "same direction as en-fr")):
-        shutil.copyfile(scored / "hypotheses/en-fr.txt", scored / "hypotheses" / name)
-        fails(cli(*command), name, part)
-        (scored / "hypotheses" / name).unlink()
-    (flores / "devtest/zho_simpl.devtest").unlink()
-    fails(cli(*command), "no devtest file for zh")
-
-
-def test_matrix_has_the_published_layout(scored):
-    result = cli("report", "--output", scored, scored)  # given twice, shown once
-    assert result.returncode == 0, result.stderr
-    scores = {
-        (row["src"], row["tgt"]): f"{row['score']:.2f}"
-        for row in map(json.loads, (scored / "scores.jsonl").read_text("utf-8").splitlines())
-        if row["metric"] == "spBLEU"
-    }
-    rows = (scored / "matrix_spBLEU.csv").read_bytes().decode("utf-8").split("\r\n")
-    assert rows == [
-        "direct,en,fr,zh",
-        f"en-x,/,{scores['en', 'fr']},{scores['en', 'zh']}",
-        f"x-en,/,{scores['fr', 'en']},{scores['zh', 'en']}",
-        "",
-    ]
-
-
-@needs_data
-@pytest.mark.parametrize("system", ["LLaMAX2-7B-Alpaca", "NLLB-200"])
-def test_published_matrix_is_written_back_as_it_was(system):
-    text = (DATA / f"llamax_results/{system}/spBLEU.csv").read_bytes().decode("utf-8")
-    header, *table = csv.reader(io.StringIO(text))
-    scores = {}
-    for name, *cells in table:
-        source, target = name.split("-")
-        for code, cell in zip(header[1:], cells, strict=True):
-            direction = (code, target) if source == "x" else (source, code)
-            if cell != "/":
-                scores.setdefault(direction, float(cell))
-    rows = [{"src": a, "tgt": b, "metric": "spBLEU", "score": score} for (a, b), score in scores.items()]
-    matrix = direction_matrix(rows, "spBLEU")
-    found = matrix_csv(matrix).split("\r\n")
-    assert found[:3] == text.split("\r\n")[:3]  # header, en-x, x-en
-    assert sorted(found) == sorted(text.split("\r\n"))
-    assert matrix_png(matrix).startswith(b"\x89PNG")
-
-
-def test_directions_in_no_complete_row_have_one_of_their_own():
-    rows = [
-        {"src": a, "tgt": b, "metric": "spBLEU", "score": i}
-        for i, (a, b) in enumerate([("en", "de"), ("en", "fr"), ("de", "fr")])
-    ]
-    assert matrix_csv(direction_matrix(rows, "spBLEU")).split("\r\n") == [
-        "direct,de,en,fr",
-        "en-x,0.00,/,1.00",
-        "x-fr,2.00,1.00,/",
-        "",
-    ]
-    assert matrix_csv(direction_matrix(rows[1:], "spBLEU")).split("\r\n")[1:] == ["x-fr,2.00,1.00,/", ""]
-    assert matrix_csv(direction_matrix([*rows[:1], rows[2]], "spBLEU")).split("\r\n")[1:] == [
-        "de-x,/,,2.00",
-        "en-x,0.00,/,",
-        "",
-    ]
-
-
-def test_averages_by_group():
-    directions = [("en", "de"), ("de", "en"), ("de", "fr"), ("fr", "de")]
-    rows = [
-        {"src": a, "tgt": b, "metric": metric, "score": float(factor * i)}
-        for i, (a, b) in enumerate(directions)
-        for metric, factor in (("spBLEU", 1), ("chrF++", 2))
-    ]
-    assert averages(rows) == {
-        "all": {"spBLEU": (1.5, 4), "chrF++": (3.0, 4)},
-        "en-x": {"spBLEU": (0.0, 1), "chrF++": (0.0, 1)},
-        "x-en": {"spBLEU": (1.0, 1), "chrF++": (2.0, 1)},
-        "non-English": {"spBLEU": (2.5, 2), "chrF++": (5.0, 2)},
-    }
-
-
-def test_report_is_one_page_with_escaped_text(scored, flores, tmp_path, llama_tokenizer):
-    other = tmp_path / "other & <b>"
-    shutil.copytree(scored / "hypotheses", other / "hypotheses")
-    lines = evaluate.read_lines(other / "hypotheses/en-fr.txt")
-    write_lines(other / "hypotheses/en-fr.txt", ["<script>alert(1)</script> & co", *lines[1:]])
-    command = ["score", "--output", other, "--flores", flores, "--spbleu-model", llama_tokenizer]
-    assert cli(*command).returncode == 0
-    page_path = tmp_path / "page/both.html"
-    result = cli("report", "--output", scored, other, "--html", page_path)
-    assert result.returncode == 0, result.stderr
-    page = page_path.read_text("utf-8")
-    assert "<script" not in page
-    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; co" in page
-    assert "other &amp; &lt;b&gt;" in page
-    assert not re.search(r'(src|href)=(?!"data:)|@import|url\(', page)
-    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-    assert [base64.b64decode(picture) for picture in pictures] == [
-        (folder / "matrix_spBLEU.png").read_bytes() for folder in (scored, other)
-    ]
-    for row in map(json.loads, (scored / "scores.jsonl").read_text("utf-8").splitlines()):
-        assert f"<td>{row['src']}-{row['tgt']}</td>" in page
-        assert f"{row['score']:.2f}" in page
-        assert row["signature"] in page
-    samples = page.split("<h2>Samples</h2>")[1].split("<h2>")[0]
-    assert samples.count("<details") == 4
-    assert samples.count("<tr><td>") == 40
-    assert evaluate.read_lines(flores / "devtest/zho_simpl.devtest")[10] in samples
-
-    shutil.move(flores, tmp_path / "moved")
-    fails(cli("report", "--output", scored), str(flores), "--flores")
-    assert cli("report", "--output", scored, "--flores", tmp_path / "moved").returncode == 0
-
-
-def test_report_without_scores(scored, flores, tmp_path):
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    fails(cli("report", "--output", scored, empty), str(empty), "scores.jsonl", "evaluate.py score")
-    assert not (scored / "report.html").exists()
-    text = (scored / "scores.jsonl").read_text("utf-8").splitlines()
-    write_lines(scored / "scores.jsonl", text[:-1])
-    fails(cli("report", "--output", scored), "chrF++", "zh-en")
-    write_lines(scored / "scores.jsonl", text[:-2])
-    fails(cli("report", "--output", scored), "zh-en", "score again")
-    write_lines(scored / "scores.jsonl", [*text, "{"])
-    fails(cli("report", "--output", scored), "line 9")
-
-
-# Directions and bad input
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("en-fr", ["en-fr"]),
-        ("en-*", ["en-fr", "en-zh"]),
-        ("*-en", ["fr-en", "zh-en"]),
-        ("en-*,*-en", ["en-fr", "en-zh", "fr-en", "zh-en"]),
-        ("fr-en, en-*,en-fr", ["fr-en", "en-fr", "en-zh"]),
-        ("*-*", ["en-fr", "en-zh", "fr-en", "fr-zh", "zh-en", "zh-fr"]),
-        ("all", ["en-fr", "en-zh", "fr-en", "fr-zh", "zh-en", "zh-fr"]),
-        ("eng-zho_Hans", ["en-zh"]),
-    ],
-)
-def test_directions(flores, text, expected):
-    files = evaluate.flores_files(flores, "devtest")
-    assert list(files) == ["en", "fr", "zh"]
-    assert ["-".join(direction) for direction in evaluate.parse_directions(text, files)] == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("en", "expected a-b"),
-        ("en-", "expected a-b"),
-        ("en-fr-zh", "expected a-b"),
-        ("", "expected a-b"),
-        ("en-en", "between two languages"),
-        ("en-xx", "'xx'"),
-        ("en-de", "no file for de"),
-    ],
-)
-def test_directions_that_cannot_be(flores, text, message):
-    with pytest.raises(InputError, match=message):
-        evaluate.parse_directions(text, evaluate.flores_files(flores, "devtest"))
-
-
-@needs_data
-@pytest.mark.parametrize("split", ["dev", "devtest"])
-def test_every_language_has_its_file_in_both_splits(split):
-    """Chinese is named otherwise in dev than in devtest."""
-    files = evaluate.flores_files(DATA / "flores101", split)
-    assert sorted(files) == list(load())
-    assert all(path.stem == getattr(resolve(code), f"flores101_{split}") for code, path in files.items())
-    assert len(evaluate.parse_directions("all", files)) == 102 * 101
-
-
-def test_flores200_names(tmp_path):
-    for name in ("eng_Latn", "zho_Hans", "ace_Arab"):
-        write_lines(tmp_path / f"devtest/{name}.devtest", ["x"])
-    assert sorted(evaluate.flores_files(tmp_path, "devtest")) == ["ace_Arab", "en", "zh"]
-
-
-def test_lines_end_at_newlines_only(tmp_path):
-    path = tmp_path / "text"
-    path.write_bytes("a\u2028b\x85c\x0bd\r\n\ne\rf".encode())
-    assert evaluate.read_lines(path) == ["a\u2028b\x85c\x0bd", "", "e\rf"]
-
-
-def test_unequal_lengths(scored, flores, llama_tokenizer, tmp_path):
-    before = snapshot(scored)
-    english, shorter = flores / "devtest/eng.devtest", tmp_path / "shorter"
-    write_lines(shorter, evaluate.read_lines(english)[:9])
-    command = ["score-files", "--hypothesis", shorter, "--tgt-lang", "en", "--spbleu-model", llama_tokenizer]
-    fails(cli(*command, "--reference", shorter, english), str(shorter), "9 lines", str(english), "11")
-
-    hypotheses = scored / "hypotheses/en-fr.txt"
-    content = hypotheses.read_bytes()
-    write_lines(hypotheses, evaluate.read_lines(hypotheses)[:9])
-    command = ["score", "--output", scored, "--flores", flores, "--spbleu-model", llama_tokenizer, "--workers", 2]
-    fails(cli(*command), "en-fr.txt has 9 lines", "fra.devtest 11", "--limit 9")
-    hypotheses.write_bytes(content)
-    assert {path: data for path, (_, data) in snapshot(scored).items()} == {
-        path: data for path, (_, data) in before.items()
-    }
-
-
-def test_invalid_utf8_names_file_and_line(tmp_path, llama_tokenizer):
-    good, bad = tmp_path / "good", tmp_path / "bad"
-    write_lines(good, ["a", "b", "c"])
-    bad.write_bytes(b"a\nb\xff\nc\n")
-    command = ["score-files", "--hypothesis", good, "--reference", bad, "--tgt-lang", "en"]
-    fails(cli(*command, "--spbleu-model", llama_tokenizer), f"{bad} line 2", "UTF-8")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "parts"),
-    [
-        (["--tgt-lang", "xx"], ["'xx'", "languages.tsv"]),
-        (["--tgt-lang", "de", "--spbleu-model", "nowhere"], ["--spbleu-model nowhere", "does not exist"]),
-        (["--tgt-lang", "de", "--spbleu-model", __file__], ["--spbleu-model", "not a SentencePiece model"]),
-    ],
-)
-def test_bad_options_of_score_files(tmp_path, arguments, parts):
-    write_lines(tmp_path / "text", ["a"])
-    fails(cli("score-files", "--hypothesis", tmp_path / "text", "--reference", tmp_path / "text", *arguments), *parts)
-
-
-# Translation
-
-
-@pytest.fixture(scope="session")
-def model_folder(tmp_path_factory, llama_tokenizer):
-    """A random Llama with its tokenizer. Its vocabulary is padded, and EOS likely enough to end some sentences."""
+def command(model_folder, flores, tmp_path):
+    """A `generate` of few tokens and small batches into tmp_path / "out". What is given after it overrules it."""
+    return ["generate", "--hf-model", model_folder, "--flores", flores, "--output", tmp_path / "out", "--device", "cpu",
+            "--max-new-tokens", 12, "--max-batch-tokens", 4000]  # fmt: skip
+
+
+def one_by_one(folder, prompts, num_beams=4):
+    """The continuations of prompts by plain transformers, without batches and so without padding; and how many of
+    them EOS ended."""
     import torch
     import transformers
 
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=456,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.5,
-        tie_word_embeddings=False,
-    )
-    model = transformers.LlamaForCausalLM(config)
-    with torch.no_grad():
-        model.lm_head.weight[2] *= 2
-    # What a folder says about sampling must not change a beam search.
-    model.generation_config = transformers.GenerationConfig(do_sample=True, temperature=2.0, repetition_penalty=3.0)
-    model.save_pretrained(folder)
-    shutil.copyfile(llama_tokenizer, folder / "tokenizer.model")
-    return folder
-
-
-@pytest.fixture
-def generate(model_folder, flores, tmp_path):
-    output = tmp_path / "out"
-    command = ["generate", "--hf-model", model_folder, "--flores", flores, "--output", output, "--device", "cpu"]
-    return lambda *arguments: cli(*command, "--max-new-tokens", 12, "--batch-size", 5, *arguments)
-
-
-def one_by_one(model_folder, lines, source, target, prompt="llamax"):
-    """The translations by plain transformers, without batches and so without padding; and how many EOS ended."""
-    import torch
-    import transformers
-
-    model = transformers.LlamaForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    model = transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model.generation_config = transformers.GenerationConfig()
-    tokenizer, texts, ended = load_tokenizer(model_folder), [], 0
-    names = [load()[code].name for code in (source, target)]
-    for line in lines:
-        ids = torch.tensor([prompt_ids(tokenizer, translation_prompt(line, *names, prompt))])
+    tokenizer, found, ended = load_tokenizer(folder), [], 0
+    for prompt in prompts:
+        ids = torch.tensor([prompt_ids(tokenizer, prompt)])
         with torch.inference_mode():
-            found = model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                num_beams=4,
-                max_new_tokens=12,
-                do_sample=False,
-                eos_token_id=2,
-                pad_token_id=2,
-            )
-        new = found[0, ids.shape[1] :].tolist()
+            new = model.generate(
+                ids, attention_mask=torch.ones_like(ids), num_beams=num_beams, max_new_tokens=12, do_sample=False,
+                eos_token_id=2, pad_token_id=2,
+            )[0, ids.shape[1] :].tolist()  # fmt: skip
         ended += 2 in new
         new = new[: new.index(2)] if 2 in new else new
-        text = tokenizer.decode([i for i in new if i < 450])
-        texts.append(re.sub("[\r\n]+", " ", text.strip()))
-    return texts, ended
+        text = tokenizer.decode([i for i in new if i < 450])  # the rest of the vocabulary is padding
+        found.append(re.sub("[\r\n]+", " ", text.strip()))
+    return found, ended
 
 
-def test_translations_equal_those_of_single_sentences(generate, model_folder, flores, tmp_path, llama_tokenizer):
-    result = generate("--directions", "en-*,zh-en")
-    assert result.returncode == 0, result.stderr
-    output, files = tmp_path / "out", evaluate.flores_files(flores, "devtest")
-    assert sorted(path.name for path in output.rglob("*") if path.is_file()) == [
-        "en-fr.txt",
-        "en-zh.txt",
-        "generate.json",
-        "zh-en.txt",
-    ]
+def asked(lines, source, target, prompt="llamax"):
+    return [translation_prompt(line, source, target, prompt) for line in lines]
+
+
+def test_translations_equal_those_of_single_sentences(command, model_folder, flores, tmp_path):
+    for name in FILES.values():
+        path = flores / f"devtest/{name}.devtest"
+        write_lines(path, read_lines(path) + AWKWARD)
+    printed = cli(*command, "--directions", "en-*,zh-en")
+    assert printed == f"{tmp_path}/out: 3 directions translated, 60 sentences in this run\n"
+    written = {f"hypotheses/{direction}.txt" for direction in ("en-fr", "en-zh", "zh-en")}
+    assert set(snapshot(tmp_path / "out")) == {*written, "generate.json"}
     ended = 0
     for source, target in (("en", "fr"), ("en", "zh"), ("zh", "en")):
-        expected, n = one_by_one(model_folder, evaluate.read_lines(files[source]), source, target)
-        assert evaluate.read_lines(output / f"hypotheses/{source}-{target}.txt") == expected
-        assert len(set(expected)) > 5  # otherwise the order could not be seen
-        ended += n
-    assert 0 < ended < 33  # both kinds of end were met
+        expected, count = one_by_one(model_folder, asked(sentences(flores)[source], source, target))
+        assert read_lines(tmp_path / f"out/hypotheses/{source}-{target}.txt") == expected
+        assert len(set(expected)) > 10  # otherwise the order could not be seen
+        ended += count
+    assert 0 < ended < 60  # both kinds of end were met
 
-    # Again: nothing is touched. One lost direction and a new one: only these are made.
+
+def test_what_is_translated_is_kept(command, tmp_path):
+    output = tmp_path / "out"
+    command += ["--num-beams", 1]
+    cli(*command, "--directions", "en-*,zh-en")
     before = snapshot(output)
-    assert generate("--directions", "en-*,zh-en").returncode == 0
+    assert cli(*command, "--directions", "en-*,zh-en") == f"{output}: 3 directions translated, nothing to do\n"
     assert snapshot(output) == before
+    # A direction that was lost, translated again in another company: as it was before.
+    written = (output / "hypotheses/en-fr.txt").stat().st_mtime_ns
     (output / "hypotheses/en-zh.txt").unlink()
-    assert generate("--directions", "*-zh", "--batch-size", 32).returncode == 0
+    cli(*command, "--directions", "*-zh,en-fr", "--max-batch-tokens", 100_000)
     after = snapshot(output)
-    assert {path.name for path in after} == {path.name for path in before} | {"fr-zh.txt"}
-    for name in ("en-fr.txt", "zh-en.txt"):
-        path = output / "hypotheses" / name
-        assert after[path] == before[path]
-    assert after[output / "hypotheses/en-zh.txt"][1] == before[output / "hypotheses/en-zh.txt"][1]
+    assert set(after) == {*before, "hypotheses/fr-zh.txt"}
+    assert all(after[name] == before[name] for name in before if name != "generate.json")
+    assert (output / "hypotheses/en-fr.txt").stat().st_mtime_ns == written
+    assert set(json.loads(after["generate.json"])["sources"]) == {"en", "fr", "zh"}  # zh was of the first run
 
-    # Other settings, another source file and another model are refused.
-    for arguments, parts in (
-        (["--num-beams", 1], ["num-beams 4, now 1"]),
-        (["--max-new-tokens", 13], ["max-new-tokens 12, now 13"]),
-        (["--limit", 3], ["limit None, now 3"]),
-        (["--prompt", "none"], ["prompt 'llamax', now 'none'"]),
-        (["--dtype", "bfloat16"], ["dtype 'float32', now 'bfloat16'"]),
+
+def test_what_was_made_otherwise_is_not_gone_on_with(command, model_folder, flores, tmp_path, tokenizer_model):
+    output = tmp_path / "out"
+    command += ["--num-beams", 1, "--directions"]
+    cli(*command, "en-fr")
+    before = snapshot(output)
+    command.append("fr-zh")
+    for options, saying in (
+        (["--num-beams", 4], "num-beams 1, now 4"),
+        (["--max-new-tokens", 13], "max-new-tokens 12, now 13"),
+        (["--limit", 3], "limit None, now 3"),
+        (["--prompt", "none"], "prompt 'llamax', now 'none'"),
+        (["--dtype", "bfloat16"], "dtype 'float32', now 'bfloat16'"),
+        (["--do-sample"], "do-sample False, now True"),
+        (["--pivot", "en"], "pivot None, now 'en'"),
     ):
-        fails(generate("--directions", "all", *arguments), str(output), *parts)
-    english = files["en"].read_bytes()
-    files["en"].write_bytes(english.replace(b"dog", b"cat"))
-    fails(generate("--directions", "all"), "source file for en")
-    files["en"].write_bytes(english)
-    other = tmp_path / "other"
-    shutil.copytree(model_folder, other)
+        refused(*command, *options, saying=[f"--output {output}: made with {saying}; choose another --output"])
+
+    other = shutil.copytree(model_folder, tmp_path / "other")
     weights = bytearray((other / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (other / "model.safetensors").write_bytes(weights)
-    fails(generate("--directions", "all", "--hf-model", other), "model another one")
-    assert snapshot(output) == after
-
-    # Split and limit of the hypotheses are those of generate.
-    command = ["score", "--output", output, "--flores", flores, "--spbleu-model", llama_tokenizer]
-    fails(cli(*command, "--limit", 3), "--limit 3", "None")
-    fails(cli(*command, "--split", "dev"), "--split dev", "devtest")
-    assert cli(*command).returncode == 0
-    assert len((output / "scores.jsonl").read_text("utf-8").splitlines()) == 8
-
-
-def test_the_prompt_is_the_one_the_model_was_tuned_with(generate, model_folder, flores, tmp_path, monkeypatch):
-    tuned = tmp_path / "tuned"
-    shutil.copytree(model_folder, tuned)
-    command = "evaluate.py", "generate", "--hf-model", tuned, "--flores", flores, "--directions", "en-fr", "--output"
-
-    def chosen(record, *arguments):
-        if record is not None:
-            (tuned / "llamax.json").write_text(json.dumps(record))
-        monkeypatch.setattr(sys, "argv", [*map(str, command), str(tmp_path / "out"), *arguments])
-        return evaluate.get_args().prompt
-
-    assert chosen(None) == "llamax"  # a model from elsewhere
-    assert chosen({"prompt": None, "stages": []}) == "llamax"  # one that was not tuned
-    assert chosen({"prompt": "stanford"}) == "stanford"
-    assert chosen({"prompt": "stanford"}, "--prompt", "llamax") == "llamax"
-    assert chosen({"prompt": "vicuna"}, "--prompt", "none") == "none"
-    for record in ({"prompt": "vicuna"}, {"prompt": "none"}, ["vicuna"]):
-        with pytest.raises(InputError, match=f"--hf-model {tuned}/llamax.json: .*expected llamax or stanford"):
-            chosen(record)
-
-    # It is recorded under the name it was found to have, so that other hypotheses are not taken for these.
-    (tuned / "llamax.json").write_text('{"prompt": "stanford"}')
-    options = "--directions", "en-fr", "--hf-model", tuned, "--limit", 3
-    assert generate(*options).returncode == 0
-    record = json.loads((tmp_path / "out" / "generate.json").read_text("utf-8"))
-    assert record["settings"]["prompt"] == record["arguments"]["prompt"] == "stanford"
-    fails(generate(*options, "--prompt", "llamax"), "prompt 'stanford', now 'llamax'")
-    english = evaluate.read_lines(flores / "devtest/eng.devtest")[:3]
-    expected = one_by_one(tuned, english, "en", "fr", "stanford")[0]
-    assert evaluate.read_lines(tmp_path / "out/hypotheses/en-fr.txt") == expected
-    assert expected != one_by_one(tuned, english, "en", "fr")[0]
+    refused(*command, "--hf-model", other, saying=["made with model another one; "])
+    shutil.copyfile(model_folder / "model.safetensors", other / "model.safetensors")
+    shutil.copyfile(tokenizer_model, other / "tokenizer.model")
+    refused(*command, "--hf-model", other, saying=["made with tokenizer another one; "])
+    write_lines(tmp_path / "set/x.fr-zh.fr", ["le chien"])
+    write_lines(tmp_path / "set/x.fr-zh.zh", ["狗"])
+    i = command.index("--flores")
+    elsewhere = [*command[:i], "--aligned", tmp_path / "set", *command[i + 2 :]]
+    refused(*elsewhere, saying=["made with test-set 'flores101', now 'set'; "])
+    english = flores / "devtest/eng.devtest"
+    english.write_bytes(english.read_bytes().replace(b"dog", b"cat"))
+    refused(*command[:-1], "en-fr", saying=[f"--output {output}: made from another source text for en; "])
+    assert snapshot(output) == before
+    (output / "generate.json").unlink()
+    refused(*command, saying=["of unknown origin"])
 
 
-def test_generate_record_and_limit(generate, model_folder, flores, tmp_path, llama_tokenizer):
-    result = generate("--directions", "en-fr", "--limit", 3, "--num-beams", 1, "--prompt", "none")
-    assert result.returncode == 0, result.stderr
-    output = tmp_path / "out"
-    assert len(evaluate.read_lines(output / "hypotheses/en-fr.txt")) == 3
-    record = json.loads((output / "generate.json").read_text("utf-8"))
-    assert {file["file"] for file in record["settings"]["model"]} == {"config.json", "model.safetensors"}
-    weights = hashlib.blake2b((model_folder / "model.safetensors").read_bytes(), digest_size=16).hexdigest()
-    assert weights in {file["blake2b"] for file in record["settings"]["model"]}
-    assert record["settings"]["limit"] == 3
+def test_the_record(command, model_folder, flores, tmp_path):
+    cli(*command, "--directions", "en-fr", "--limit", 3, "--num-beams", 1, "--prompt", "none")
+    record = json.loads((tmp_path / "out/generate.json").read_text(encoding="utf-8"))
+    settings = record["settings"]
+    files = [fingerprint(model_folder / name) for name in ("config.json", "model.safetensors")]
+    assert settings.pop("model") == [
+        {"file": file["path"].rpartition("/")[2], "size": file["size"], "blake2b": file["blake2b"]} for file in files
+    ]
+    assert settings.pop("tokenizer") == load_tokenizer(model_folder).manifest()
+    assert settings == {
+        "prompt": "none", "test_set": "flores101", "split": "devtest", "limit": 3, "num_beams": 1,
+        "max_new_tokens": 12, "dtype": "float32", "shots": 0, "do_sample": False, "engine": "transformers",
+    }  # fmt: skip
     assert list(record["sources"]) == ["en"]
-    assert record["arguments"]["batch_size"] == 5
+    assert record["arguments"]["max_batch_tokens"] == 4000
     assert {"python", "torch", "transformers"} <= set(record["versions"])
-    command = ["score", "--output", output, "--flores", flores, "--spbleu-model", llama_tokenizer]
-    assert cli(*command).returncode == 0
-    assert {json.loads(line)["n"] for line in (output / "scores.jsonl").read_text("utf-8").splitlines()} == {3}
+    # "none" is the bare sentence.
+    expected, _ = one_by_one(model_folder, sentences(flores)["en"][:3], num_beams=1)
+    assert read_lines(tmp_path / "out/hypotheses/en-fr.txt") == expected
 
 
-def test_generate_refuses_bad_input(generate, flores, tmp_path, model_folder):
-    fails(
-        generate("--directions", "en-fr", "--num-beams", 0, "--limit", 0, "--batch-size", -1, "--max-new-tokens", 0),
-        "--num-beams 0",
-        "--limit 0",
-        "--batch-size -1",
-        "--max-new-tokens 0",
-    )
-    fails(generate("--directions", "en-xx"), "--directions en-xx", "'xx'")
-    fails(generate("--directions", "en-de"), "no file for de")
-    fails(generate("--directions", "en-fr", "--split", "dev"), "--flores", "dev")
-    fails(generate("--directions", "en-fr", "--hf-model", tmp_path), "tokenizer.model")
-    for name, change in (
-        ("cut", lambda folder: os.truncate(folder / "model.safetensors", 1000)),
-        ("none", lambda folder: (folder / "model.safetensors").unlink()),
-        ("config", lambda folder: (folder / "config.json").write_text("{")),
-    ):
-        shutil.copytree(model_folder, tmp_path / name)
-        change(tmp_path / name)
-        fails(generate("--directions", "en-fr", "--hf-model", tmp_path / name), str(tmp_path / name))
-    french = flores / "devtest/fra.devtest"
-    lines = evaluate.read_lines(french)
-    write_lines(french, lines[:-1])
-    fails(generate("--directions", "en-fr"), "fra.devtest 10", "eng.devtest has 11")
-    write_lines(french, [*lines[:-1], " "])
-    fails(generate("--directions", "fr-en"), "fra.devtest line 11: empty")
-    write_lines(french, lines)
-    assert not (tmp_path / "out/hypotheses").exists()
-    write_lines(tmp_path / "out/hypotheses/en-fr.txt", lines)
-    fails(generate("--directions", "en-fr"), "unknown origin")
-
-
-def test_missing_weights_are_refused(generate, model_folder, tmp_path):
-    from safetensors.torch import load_file, save_file
-
-    folder = tmp_path / "lacking"
-    shutil.copytree(model_folder, folder)
-    weights = load_file(folder / "model.safetensors")
-    del weights["model.layers.0.mlp.up_proj.weight"]
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    fails(generate("--directions", "en-fr", "--hf-model", folder), "model.layers.0.mlp.up_proj.weight")
-
-
-def test_hypothesis_is_one_line_and_nothing_is_cut(llama_tokenizer):
-    tokenizer = load_tokenizer(llama_tokenizer)
-    text = 'Antwort: "ja": ### Response: 12:30\n\nzweite Zeile\u2028dritte'
-    ids = [*tokenizer.encode_continuation(f"\n {text} \n"), tokenizer.eos_id, *tokenizer.encode_continuation("after")]
-    assert evaluate.hypothesis(tokenizer, ids) == text.replace("\n\n", " ")
-    assert evaluate.hypothesis(tokenizer, [tokenizer.eos_id] * 3) == ""
-    assert evaluate.hypothesis(tokenizer, [tokenizer.vocab_size + 3]) == ""
-
-
-def test_groups_share_batches_among_directions():
-    sources = {"en": ["x"] * 40, "fr": ["x"] * 40}
-    directions = [("en", "fr"), ("fr", "en"), ("en", "zh"), ("fr", "zh"), ("en", "de")]
-    assert [len(group) for group in evaluate.groups(directions, sources, 64)] == [2, 2, 1]
-    assert [len(group) for group in evaluate.groups(directions, sources, 10)] == [1] * 5
+def test_the_prompt_is_the_one_the_model_was_tuned_with(command, model_folder, flores, tmp_path):
+    tuned = shutil.copytree(model_folder, tmp_path / "tuned")
+    command += ["--directions", "en-fr", "--hf-model", tuned, "--limit", 2, "--num-beams", 1]
+    for number, (record, options, expected) in enumerate((
+        (None, [], "llamax"),  # a model from elsewhere
+        ({"prompt": None, "stages": []}, [], "llamax"),  # one that was not tuned
+        ({"prompt": "stanford"}, [], "stanford"),
+        ({"prompt": "stanford"}, ["--prompt", "polylm"], "polylm"),
+        ({"prompt": "vicuna"}, ["--prompt", "llamax"], "llamax"),
+    )):  # fmt: skip
+        if record:
+            (tuned / "llamax.json").write_text(json.dumps(record))
+        output = tmp_path / str(number)
+        cli(*command, "--output", output, *options)
+        assert json.loads((output / "generate.json").read_text())["settings"]["prompt"] == expected
+        prompts = asked(sentences(flores)["en"][:2], "en", "fr", expected)
+        assert read_lines(output / "hypotheses/en-fr.txt") == one_by_one(tuned, prompts, num_beams=1)[0]
+    for record in ({"prompt": "vicuna"}, {"prompt": "none"}, ["vicuna"]):
+        (tuned / "llamax.json").write_text(json.dumps(record))
+        refused(*command, saying=[f"--hf-model {tuned}/llamax.json: prompt", "expected llamax or stanford"])
 
 
 def test_large_weights_are_told_apart_by_pieces(tmp_path):
     path = tmp_path / "weights"
     content = bytearray(os.urandom(3 << 20))
     path.write_bytes(content)
-    first = evaluate.digest(path, whole=1 << 20)
-    assert first.startswith("64-pieces-")
-    assert first == evaluate.digest(path, whole=1 << 20)
+    first = digest(path, whole=1 << 20)
+    assert first.startswith("64-pieces-") and first == digest(path, whole=1 << 20)
+    assert digest(path) == fingerprint(path)["blake2b"]
     content[-1] ^= 1
     path.write_bytes(content)
-    assert evaluate.digest(path, whole=1 << 20) != first
+    assert digest(path, whole=1 << 20) != first
+
+
+def ntrex(folder, sources, references):
+    write_lines(folder / "newstest2019-src.eng.txt", sources)
+    write_lines(folder / "newstest2019-ref.fra.txt", references)
+
+
+def tico19(folder, sources, references):
+    write_lines(folder / "en-fr.tsv", [f"{a}\t{b}" for a, b in zip(sources, references, strict=True)])
+
+
+def wmt(folder, sources, references):
+    write_lines(folder / "sources/x.en-fr.src.en", sources)
+    write_lines(folder / "references/x.en-fr.ref.A.fr", references)
+    write_lines(folder / "references/x.en-fr.ref.B.fr", references[::-1])
+
+
+def ted(folder, sources, references):
+    rows = [f"t\t{a}\t{b}" for a, b in zip(sources, references, strict=True)]
+    write_lines(folder / "talks", ["talk_name\ten\tfr", *rows, "t\t__NULL__\tnon"])
+
+
+def aligned(folder, sources, references):
+    write_lines(folder / "any.en-fr.en", sources)
+    write_lines(folder / "any.en-fr.fr", references)
+
+
+@pytest.mark.parametrize("make", [ntrex, tico19, wmt, ted, aligned])
+def test_other_test_sets(make, model_folder, flores, tmp_path, monkeypatch, llama_tokenizer):
+    """score takes the test set from what generate says, in whatever folder it is called."""
+    sources, references = sentences(flores)["en"], sentences(flores)["fr"]
+    make(tmp_path / "set", sources, references)
+    monkeypatch.chdir(tmp_path)
+    path = "set/talks" if make is ted else "set"
+    cli("generate", "--hf-model", model_folder, f"--{make.__name__}", path, "--directions", "en-*", "--num-beams", 1,
+        "--max-new-tokens", 12, "--device", "cpu", "--output", "out")  # fmt: skip
+    hypotheses = read_lines(tmp_path / "out/hypotheses/en-fr.txt")
+    assert hypotheses == one_by_one(model_folder, asked(sources, "en", "fr"), num_beams=1)[0]
+
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    score(tmp_path / "out", "--spbleu-model", llama_tokenizer)
+    rows = {row["metric"]: row for row in read_rows(tmp_path / "out/scores.jsonl")}
+    several = [references, references[::-1]] if make is wmt else [references]
+    assert rows["chrF++"]["score"] == sacrebleu.corpus_chrf(hypotheses, several, word_order=2).score > 0
+    assert rows["spBLEU"]["n"] == 11 and f"nrefs:{len(several)}|" in rows["spBLEU"]["signature"]
+
+
+def test_bad_options_of_generate(command, flores, tmp_path, model_folder, monkeypatch):
+    command += ["--directions", "en-fr"]
+    numbers = {"--num-beams": 0, "--limit": 0, "--max-batch-tokens": -1, "--max-new-tokens": 0, "--temperature": 0.0,
+               "--top-p": 1.5}  # fmt: skip
+    saying = [f"{name} {value}: expected" for name, value in numbers.items()]
+    refused(*command, *(part for pair in numbers.items() for part in pair), saying=saying)
+    refused(*command, "--directions", "en-xx", saying=["--directions en-xx", "'xx'"])
+    refused(*command, "--directions", "en-de", saying=["no file for de"])
+    refused(*command, "--split", "dev", saying=["--flores", "dev"])
+    refused(*command, "--ntrex", flores, saying=["--flores and --ntrex: several test sets"])
+    refused(*command, "--pivot", "xx", saying=["'xx'"])
+    monkeypatch.setitem(sys.modules, "vllm", None)  # not installed, wherever this runs
+    refused(*command, "--engine", "vllm", saying=["--engine vllm: vllm is not installed; pip install vllm"])
+    refused(*command, "--hf-model", tmp_path, saying=[f"--hf-model {tmp_path}/config.json: does not exist"])
+    for name, change in (
+        ("cut", lambda folder: os.truncate(folder / "model.safetensors", 1000)),
+        ("none", lambda folder: (folder / "model.safetensors").unlink()),
+        ("tokenizer", lambda folder: (folder / "tokenizer.model").unlink()),
+        ("config", lambda folder: (folder / "config.json").write_text("{")),
+    ):
+        change(shutil.copytree(model_folder, tmp_path / name))
+        refused(*command, "--hf-model", tmp_path / name, saying=[tmp_path / name])
+    french, lines = flores / "devtest/fra.devtest", sentences(flores)["fr"]
+    write_lines(french, lines[:-1])
+    refused(*command, saying=["fra.devtest 10", "eng.devtest has 11"])
+    write_lines(french, [*lines[:-1], " "])
+    refused(*command, "--directions", "fr-en", saying=["fra.devtest line 11: empty"])
+    assert not (tmp_path / "out/hypotheses").exists()
+
+
+def test_missing_weights_are_refused(command, model_folder, tmp_path):
+    """On a line of its own, whatever transformers has to say."""
+    from safetensors.torch import load_file, save_file
+
+    lacking = shutil.copytree(model_folder, tmp_path / "lacking")
+    weights = load_file(lacking / "model.safetensors")
+    del weights["model.layers.0.mlp.up_proj.weight"]
+    save_file(weights, lacking / "model.safetensors", metadata={"format": "pt"})
+    fails("evaluate.py", *command, "--directions", "en-fr", "--hf-model", lacking,
+          saying=[f"--hf-model {lacking}: 1 weights missing, the first model.layers.0.mlp.up_proj.weight"])  # fmt: skip
+
+
+# score
+
+
+def score(output, *options):
+    return cli("score", "--output", output, "--workers", 1, *options)
+
+
+DIRECTIONS = [("en", "fr"), ("en", "zh"), ("fr", "en"), ("zh", "en")]
+
+
+@pytest.fixture
+def translated(tmp_path, flores):
+    """An --output folder with hypotheses in four of six directions, of which a line is empty and one repeats itself."""
+    for source, target in DIRECTIONS:
+        lines = sentences(flores)[target]
+        path = tmp_path / f"system/hypotheses/{source}-{target}.txt"
+        write_lines(path, [*lines[:8], "", "the\rdog\u2028sees\0 a " * 9, lines[0]])
+    return tmp_path / "system"
+
+
+@pytest.fixture
+def options(flores, llama_tokenizer):
+    return ["--flores", flores, "--spbleu-model", llama_tokenizer]
+
+
+def test_scores(translated, options, flores, llama_tokenizer):
+    printed = score(translated, *options)
+    rows = read_rows(translated / "scores.jsonl")
+    expected = []
+    for source, target in DIRECTIONS:
+        prepared = scoring.References(
+            [sentences(flores)[target]], scoring.DEFAULT_METRICS, resolve(target), {"spBLEU": llama_tokenizer}
+        )
+        found = prepared.rows(read_lines(translated / f"hypotheses/{source}-{target}.txt"))
+        for metric, signature in (("empty", "lines:empty"), ("repeated", "lines:repeated>0.25")):
+            found.append({"metric": metric, "score": 1, "n": 11, "signature": signature})
+        expected += [{"src": source, "tgt": target, **row} for row in found]
+    assert rows == expected and [list(row) for row in rows] == [list(row) for row in expected]
+    means = [sum(row["score"] for row in rows if row["metric"] == metric) / 4 for metric in ("spBLEU", "chrF++")]
+    assert 10 < means[0] < 99
+    assert re.search(rf"^all +4 +{means[0]:.2f} +{means[1]:.2f}$", printed, re.MULTILINE)
+    record = json.loads((translated / "score.json").read_text(encoding="utf-8"))
+    assert record["arguments"]["flores"] == str(flores) and record["caveats"] == []
+    assert record["arguments"]["spbleu_model"] == fingerprint(llama_tokenizer)
+
+
+def made_again(output, *options):
+    """The rows, as "SRC-TGT METRIC", that a score did not keep as they were."""
+    path = output / "scores.jsonl"
+    path.write_text(re.sub('"n": [0-9]+', '"n": 77', path.read_text(encoding="utf-8")), encoding="utf-8")
+    score(output, *options)
+    return {f"{row['src']}-{row['tgt']} {row['metric']}" for row in read_rows(path) if row["n"] != 77}
+
+
+def every(metrics, directions=("en-fr", "en-zh", "fr-en", "zh-en")):
+    return {f"{direction} {metric}" for direction in directions for metric in metrics}
+
+
+def test_only_what_changed_is_scored_again(translated, options, flores, llama_tokenizer, tokenizer_model):
+    usual = ["spBLEU", "chrF++", "empty", "repeated"]
+    score(translated, *options)
+    assert made_again(translated, *options) == set()
+    assert made_again(translated, *options, "--metrics", "BLEU") == every(["BLEU"])
+    metrics = [row["metric"] for row in read_rows(translated / "scores.jsonl")]
+    assert metrics == ["spBLEU", "BLEU", "chrF++", "empty", "repeated"] * 4
+    assert made_again(translated, *options) == set()
+    assert made_again(translated, "--flores", flores, "--spbleu-model", tokenizer_model) == every(["spBLEU"])
+    assert made_again(translated, *options) == every(["spBLEU"])
+
+    # What a direction had beside what is asked for now goes with its old lines. Other directions keep it.
+    write_lines(translated / "hypotheses/zh-en.txt", sentences(flores)["en"])
+    assert made_again(translated, *options) == every(usual, ["zh-en"])
+    perfect = {row["metric"]: row["score"] for row in read_rows(translated / "scores.jsonl") if row["src"] == "zh"}
+    assert perfect == pytest.approx({"spBLEU": 100, "chrF++": 100, "empty": 0, "repeated": 0})
+    refused("report", "--output", translated, saying=["scores.jsonl: no BLEU of zh-en; run evaluate.py score"])
+    assert made_again(translated, *options, "--metrics", "BLEU") == every(["BLEU"], ["zh-en"])
+
+    french = flores / "devtest/fra.devtest"
+    write_lines(french, read_lines(french)[::-1])
+    assert made_again(translated, *options) == every(usual, ["en-fr", "fr-en"])
+    (translated / "hypotheses/fr-en.txt").unlink()
+    assert made_again(translated, *options) == set()
+    assert {row["src"] for row in read_rows(translated / "scores.jsonl")} == {"en", "zh"}
+    lines = (translated / "scores.jsonl").read_text(encoding="utf-8").splitlines()
+    write_lines(translated / "scores.jsonl", lines[:-1])  # lacks zh-en repeated
+    assert made_again(translated, *options) == every(["repeated"], ["zh-en"])
+    for name in ("scores.jsonl", "score.json"):
+        write_lines(translated / name, ["damaged"])
+        score(translated, *options)
+        rows = read_rows(translated / "scores.jsonl")
+        assert [row["metric"] for row in rows] == usual * 3 and {row["n"] for row in rows} == {11}
+
+
+def test_references_are_prepared_once_a_language(translated, options, monkeypatch):
+    """Tokenized and counted for all directions into it."""
+    prepared = []
+
+    class Noted(scoring.References):
+        def __init__(self, references, metrics, language, models=None):
+            prepared.append(language.code)
+            super().__init__(references, metrics, language, models)
+
+    monkeypatch.setattr(scoring, "References", Noted)
+    score(translated, *options)
+    assert sorted(prepared) == ["en", "fr", "zh"]
+
+
+def test_more_processes_change_nothing(translated, options):
+    """And a score in a process of its own ends well."""
+    score(translated, *options)
+    scores = snapshot(translated)
+    (translated / "scores.jsonl").unlink()
+    (translated / "score.json").unlink()
+    stage("evaluate.py", "score", "--output", translated, *options, "--workers", 2)
+    assert snapshot(translated) == scores
+
+
+def test_hypotheses_of_no_direction(translated, options, flores):
+    for name, part in (("notes.txt", "SRC-TGT.txt"), ("en-xx.txt", "'xx'"), ("eng-fra.txt", "same direction as en-fr")):
+        shutil.copyfile(translated / "hypotheses/en-fr.txt", translated / "hypotheses" / name)
+        refused("score", "--output", translated, *options, saying=[name, part])
+        (translated / "hypotheses" / name).unlink()
+    (flores / "devtest/zho_simpl.devtest").unlink()
+    refused("score", "--output", translated, *options, saying=["en-zh.txt", f"--flores {flores} has no such direction"])
+    shutil.rmtree(translated / "hypotheses")
+    refused("score", "--output", translated, *options, saying=["no hypotheses/SRC-TGT.txt", "generate first"])
+    refused("score", "--output", translated, saying=["no test set given, expected one of --flores, --ntrex"])
+
+
+def test_one_missing_line(translated, options, flores):
+    score(translated, *options)
+    path = translated / "hypotheses/en-fr.txt"
+    write_lines(path, read_lines(path)[:-1])
+    before = snapshot(translated)
+    saying = [
+        f"{path} has 10 lines, the reference of en-fr, {flores}/devtest/fra.devtest, 11;", "(is --limit 10 meant?)"
+    ]  # fmt: skip
+    fails("evaluate.py", "score", "--output", translated, *options, "--workers", 2, saying=saying)
+    other = shutil.copytree(translated, translated.with_name("other"))
+    refused("compare", "--output", translated, other, *options, "--workers", 1, saying=saying)
+    write_lines(path, [*read_lines(other / "hypotheses/en-fr.txt"), "a", "b"])
+    refused("score", "--output", translated, *options, saying=["en-fr.txt has 12 lines", "fra.devtest, 11; "])
+    shutil.copyfile(other / "hypotheses/en-fr.txt", path)
+    assert snapshot(translated) == before
+
+
+def test_the_test_set_is_that_of_generate(command, flores, tmp_path, llama_tokenizer):
+    """Its split and its first lines, wherever it is now; and no other."""
+    for name in FILES.values():
+        (flores / "dev").mkdir(exist_ok=True)
+        write_lines(flores / f"dev/{name}.dev", read_lines(flores / f"devtest/{name}.devtest")[::-1])
+    output, model = tmp_path / "out", ["--spbleu-model", llama_tokenizer]
+    cli(*command, "--directions", "en-fr,zh-fr", "--split", "dev", "--limit", 4, "--num-beams", 1)
+    score(output, *model)
+    rows = read_rows(output / "scores.jsonl")
+    assert {row["n"] for row in rows} == {4}
+    hypotheses = read_lines(output / "hypotheses/en-fr.txt")
+    expected = sacrebleu.corpus_chrf(hypotheses, [sentences(flores, "dev")["fr"][:4]], word_order=2).score
+    assert [row["score"] for row in rows if (row["src"], row["metric"]) == ("en", "chrF++")] == [expected]
+    refused("score", "--output", output, *model, "--limit", 3, saying=["--limit 3", "says 4; leave the option out"])
+    refused("score", "--output", output, *model, "--split", "devtest", saying=["--split devtest", "says dev;"])
+    score(output, *model, "--split", "dev", "--limit", 4)
+
+    moved = shutil.move(flores, tmp_path / "moved")
+    refused("score", "--output", output, *model, saying=[f"--flores {flores}: does not exist"])
+    score(output, *model, "--flores", moved)
+    assert read_rows(output / "scores.jsonl") == rows
+    cli("report", "--output", output, "--flores", moved)
+    assert sentences(tmp_path / "moved", "dev")["en"][0] in (output / "report.html").read_text(encoding="utf-8")
+    english = tmp_path / "moved/dev/eng.dev"
+    write_lines(english, read_lines(english)[::-1])
+    refused("score", "--output", output, *model, "--flores", moved, saying=["made from another source text for en"])
+
+
+@needs_shared
+def test_off_target_rates(tmp_path):
+    flores, limit = SHARED / "flores101", 40
+    lines = {
+        code: read_lines(flores / f"devtest/{resolve(code).flores101_devtest}.devtest")[:limit]
+        for code in ("en", "de", "bs")
+    }
+    for target in ("de", "bs"):  # a quarter is copied
+        write_lines(tmp_path / f"hypotheses/en-{target}.txt", [*lines["en"][:10], *lines[target][10:]])
+    options = ["--flores", flores, "--limit", limit, "--metrics", "chrF"]
+    score(tmp_path, *options)
+    lid = SHARED / "lid" / "lid.176.ftz"
+    options += ["--lid-model", lid]
+    # It takes most Bosnian for Croatian: no rate of that.
+    assert made_again(tmp_path, *options) == {"en-de R_src", "en-de R_tgt", "en-bs R_src"}
+    rates = {(row["tgt"], row["metric"]): row for row in read_rows(tmp_path / "scores.jsonl")}
+    assert {name: row["score"] for name, row in rates.items() if name[1].startswith("R")} == {
+        ("bs", "R_src"): 25, ("de", "R_src"): 25, ("de", "R_tgt"): 75
+    }  # fmt: skip
+    assert f"lid:lid.176-{fingerprint(lid)['blake2b'][:8]}|" in rates["de", "R_tgt"]["signature"]
+    write_lines(tmp_path / "hypotheses/en-de.txt", lines["en"])
+    printed = score(tmp_path, *options)
+    assert [row["score"] for row in read_rows(tmp_path / "scores.jsonl") if row["metric"] == "R_src"] == [25, 100]
+    caveats = json.loads((tmp_path / "score.json").read_text(encoding="utf-8"))["caveats"]
+    assert len(caveats) == 1 and re.match("bs: [0-9.]+ % recognised, taken for hr", caveats[0])
+    assert f"off-target rates: {caveats[0]}\n" in printed
+
+
+def test_comet_of_another_environment(translated, options, flores, stand_in, tmp_path):  # noqa: F811
+    """Of a stand-in, whose scores are the lengths of source, hypothesis and reference."""
+    comet = ["--comet-python", sys.executable, "--comet-model", stand_in]
+    score(translated, *options)
+    assert made_again(translated, *options, *comet) == every(["COMET"])
+    lines = sentences(flores)
+    hypotheses = read_lines(translated / "hypotheses/en-fr.txt")
+    found = [
+        100 * (len(source) / 1000 + len(hypothesis) / 100 + len(reference) / 10)
+        for source, hypothesis, reference in zip(lines["en"], hypotheses, lines["fr"], strict=True)
+    ]
+    row = next(row for row in read_rows(translated / "scores.jsonl") if row["metric"] == "COMET")
+    assert row["score"] == pytest.approx(sum(found) / 11) and (row["src"], row["tgt"]) == ("en", "fr")
+    assert row["signature"].startswith("comet:tiny-comet-")
+
+    # Made once: 2.3 GB are not loaded for what is there, nor by a machine that cannot.
+    write_lines(translated / "hypotheses/fr-en.txt", hypotheses)
+    assert "fr-en COMET" not in made_again(translated, *options)
+    assert sum("loaded" in event for event in comet_record(tmp_path)) == 1
+    assert made_again(translated, *options, *comet) == {"fr-en COMET"}
+    assert made_again(translated, *options, *comet) == set()
+    events = comet_record(tmp_path)
+    assert sum("loaded" in event for event in events) == 2
+    assert [len(event["samples"]) for event in events if "samples" in event] == [11] * 5
+    refused("score", "--output", translated, *options, *comet[:2], "--comet-model", tmp_path / "no.ckpt",
+            "--workers", 1, saying=[f"--comet-model {tmp_path}/no.ckpt: does not exist"])  # fmt: skip
+
+
+def test_references_against_themselves_score_100(tmp_path, flores, llama_tokenizer):
+    """In every direction and metric, whatever the lines hold: none is split or joined, and nothing cut."""
+    for code, name in FILES.items():
+        path = flores / f"devtest/{name}.devtest"
+        lines = read_lines(path)
+        write_lines(path, [*lines[:5], *(f"{line} {awkward}" for line, awkward in zip(lines, AWKWARD, strict=False))])
+        assert path.read_bytes().count(b"\n") == 14
+        for source in FILES.keys() - {code}:
+            (tmp_path / "out/hypotheses").mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, tmp_path / f"out/hypotheses/{source}-{code}.txt")
+    models = ["--spbleu-model", llama_tokenizer, "--spbleu200-model", llama_tokenizer]
+    score(tmp_path / "out", "--flores", flores, *models, "--metrics", *scoring.METRICS)
+    rows = read_rows(tmp_path / "out/scores.jsonl")
+    assert len(rows) == 6 * (len(scoring.METRICS) + 2)
+    for code, name in FILES.items():
+        path = flores / f"devtest/{name}.devtest"
+        printed = cli("score-files", "--hypothesis", path, "--reference", path, "--tgt-lang", code, *models,
+                      "--metrics", *scoring.METRICS)  # fmt: skip
+        rows += map(json.loads, printed.splitlines())
+    assert {row["n"] for row in rows} == {14}
+    assert {f"{row['score']:.9f}" for row in rows if row["metric"] in scoring.METRICS} == {"100.000000000"}
+    assert {row["score"] for row in rows if row["metric"] in ("empty", "repeated")} == {0}
+
+
+# compare
+
+
+def test_compare(flores, tmp_path):
+    """Better from English, worse into it from Chinese, the same from French, about as good from Chinese into French;
+    en-zh and fr-zh are of one system only."""
+    good = sentences(flores)
+    bad = {
+        code: [line if number % 4 == 3 else f"the le 这 {line[::2]}" for number, line in enumerate(lines)]
+        for code, lines in good.items()
+    }
+    for system, hypotheses in (
+        (
+            "a",
+            {"en-fr": bad, "fr-en": bad, "zh-en": good, "zh-fr": {"fr": [*good["fr"][:9], "le", "le"]}, "en-zh": bad},
+        ),
+        (
+            "b",
+            {"en-fr": good, "fr-en": bad, "zh-en": bad, "zh-fr": {"fr": ["la", "la", *good["fr"][2:]]}, "fr-zh": bad},
+        ),
+    ):
+        for direction, lines in hypotheses.items():
+            write_lines(tmp_path / system / f"hypotheses/{direction}.txt", lines[direction[-2:]])
+    command = ["compare", "--output", tmp_path / "a", tmp_path / "b", "--flores", flores, "--metrics", "BLEU", "chrF++",
+               "--samples", 200, "--workers"]  # fmt: skip
+    written = tmp_path / "a/compare-b.jsonl"
+    printed = cli(*command, 1)
+    rows = {(f"{row['src']}-{row['tgt']}", row["metric"]): row for row in read_rows(written)}
+    assert list(rows) == [(pair, name) for pair in ("fr-en", "zh-en", "en-fr", "zh-fr") for name in ("BLEU", "chrF++")]
+    for metric in (BLEU(), CHRF(word_order=2)):
+        name = "BLEU" if isinstance(metric, BLEU) else "chrF++"
+        systems = [("a", bad["fr"]), ("b", good["fr"])]
+        test = PairedTest(systems, {name: metric}, [good["fr"]], test_type="bs", n_samples=200)
+        (signature,), (_, (baseline, system)) = (list(found.values()) for found in test())
+        row = rows["en-fr", name]
+        assert (row["score_a"], row["mean_a"], row["ci_a"]) == (baseline.score, baseline.mean, baseline.ci)
+        assert (row["score_b"], row["mean_b"], row["ci_b"]) == (system.score, system.mean, system.ci)
+        assert row["p_value"] == system.p_value < 0.05 and row["signature"] == str(signature)
+        same = rows["fr-en", name]
+        assert same["score_a"] == same["score_b"] and same["p_value"] < 0.05  # as sacrebleu has it, but not meant
+        near = rows["zh-fr", name]
+        assert near["score_a"] != near["score_b"] and near["p_value"] >= 0.05
+        # Directions, better, worse, no difference.
+        assert re.search(rf"^{re.escape(name)} +4 +1 +1 +2$", printed, re.MULTILINE)
+    assert printed.endswith(f"{written}: written; better or worse is {tmp_path}/b beside {tmp_path}/a\n")
+    before = written.read_bytes()
+    stage("evaluate.py", *command, 2)
+    assert written.read_bytes() == before
+    cli(*command, 1, "--seed", 1)
+    assert written.read_bytes() != before
+
+
+def test_systems_that_cannot_be_compared(flores, tmp_path):
+    for name, directions, limit in (("a", ["en-fr", "zh-en"], 4), ("b", ["en-zh", "zh-fr"], 4), ("c", ["en-fr"], 5)):
+        for direction in directions:
+            write_lines(tmp_path / name / f"hypotheses/{direction}.txt", ["a"] * limit)
+        record = {"settings": {"split": "devtest", "limit": limit}, "arguments": {"flores": str(flores)}, "sources": {}}
+        (tmp_path / name / "generate.json").write_text(json.dumps(record))
+    a, b, c = tmp_path / "a", tmp_path / "b", tmp_path / "c"
+    refused("compare", "--output", a, b, saying=[f"--output {a} and {b}: no direction in both"])
+    refused("compare", "--output", a, a, saying=[f"--output {a}: given twice; name two systems"])
+    refused("compare", "--output", a, c, saying=[f"{c}/generate.json: limit 5, of {a}/generate.json 4; translate"])
+    (flores / "devtest/zho_simpl.devtest").unlink()
+    refused("compare", "--output", c, a, "--limit", 5, saying=["limit 4, of"])
+    (c / "generate.json").unlink()
+    refused("compare", "--output", a, c, saying=["a/hypotheses/zh-en.txt", "has no such direction"])
+
+
+# report
+
+
+@pytest.fixture
+def scored(translated, options):
+    score(translated, *options)
+    return translated
+
+
+def table(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_report_of_one_system(scored, flores):
+    printed = cli("report", "--output", scored, scored)  # given twice, shown once
+    assert printed.count("\nall ") == 1 and printed.endswith(f"{scored}/report.html: written\n")
+    scores = {
+        (row["src"], row["tgt"]): f"{row['score']:.2f}"
+        for row in read_rows(scored / "scores.jsonl")
+        if row["metric"] == "spBLEU"
+    }
+    assert table(scored / "matrix_spBLEU.csv") == [
+        ["direct", "en", "fr", "zh"],
+        ["en-x", "/", scores["en", "fr"], scores["en", "zh"]],
+        ["x-en", "/", scores["fr", "en"], scores["zh", "en"]],
+    ]
+    page = (scored / "report.html").read_text(encoding="utf-8")
+    for direction in DIRECTIONS:
+        assert scores[direction] in page
+    for lines in (*sentences(flores).values(), read_lines(scored / "hypotheses/en-zh.txt")):
+        assert lines[0] in page and lines[10] in page  # samples: of 10 of the 11 lines, the first and the last
+
+
+def test_report_of_two_systems(scored, options, tmp_path):
+    other = tmp_path / "other & <b>"
+    shutil.copytree(scored / "hypotheses", other / "hypotheses")
+    lines = read_lines(other / "hypotheses/en-fr.txt")
+    write_lines(other / "hypotheses/en-fr.txt", ["<script>alert(1)</script> & co", *lines[1:]])
+    score(other, *options)
+    page = tmp_path / "page/both.html"
+    printed = cli("report", "--output", scored, other, "--html", page)
+    assert [line for line in printed.splitlines() if line in ("system", other.name)] == ["system", other.name]
+    text = page.read_text(encoding="utf-8")
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; co" in text and "<script>alert" not in text
+    assert "other &amp; &lt;b&gt;" in text
+    assert (other / "matrix_spBLEU.png").is_file() and not (scored / "report.html").exists()
+
+
+@needs_shared
+def test_report_beside_published_tables(scored, tmp_path):
+    published = SHARED / "llamax_results" / "LLaMAX2-7B-Alpaca"
+    before = {path.name for path in published.iterdir()}
+    printed = cli("report", "--output", scored, published)
+    assert {path.name for path in published.iterdir()} == before
+    header, *rows = table(published / "spBLEU_summary.csv")
+    mean = next(row for row in rows if row[0] == "en-x")[header.index("all")]
+    assert re.search(rf"^en-x +101 +{mean}$", printed, re.MULTILINE)
+    assert published.name in (scored / "report.html").read_text(encoding="utf-8")
+
+
+def test_languages_seen_and_threshold(scored):
+    cli("report", "--output", scored)
+    assert not (scored / "report_seen.csv").exists()  # pre-training saw all three
+    en_fr, en_zh, fr_en, zh_en = [
+        row["score"] for row in read_rows(scored / "scores.jsonl") if row["metric"] == "spBLEU"
+    ]
+    assert en_zh < fr_en == zh_en < en_fr
+    cli("report", "--output", scored, "--seen", "eng", "fra_Latn", "--threshold", fr_en)
+    assert table(scored / "report_seen.csv")[1:] == [
+        ["system", "seen", f"{en_fr:.2f}", "1", f"{fr_en:.2f}", "1"],
+        ["system", "unseen", f"{en_zh:.2f}", "1", f"{zh_en:.2f}", "1"],
+    ]
+    assert table(scored / "report_counts.csv") == [
+        ["system", "language", "X-L above", "X-L directions", "L-X above", "L-X directions"],
+        ["system", "en", "0", "2", "1", "2"],
+        ["system", "fr", "1", "1", "0", "1"],
+        ["system", "zh", "0", "1", "0", "1"],
+    ]
+    refused("report", "--output", scored, "--seen", "xx", saying=["'xx'"])
+
+
+def test_report_when_the_test_set_is_gone(scored, flores, tmp_path):
+    shutil.move(flores, tmp_path / "moved")
+    refused("report", "--output", scored, saying=[f"{flores}, which score read, is not there any more; give it by"])
+    cli("report", "--output", scored, "--flores", tmp_path / "moved")
+    assert sentences(tmp_path / "moved")["zh"][10] in (scored / "report.html").read_text(encoding="utf-8")
+
+
+def test_report_of_what_is_not_scored(scored, tmp_path):
+    (tmp_path / "empty").mkdir()
+    refused("report", "--output", scored, tmp_path / "empty",
+            saying=[f"--output {tmp_path}/empty: no scores.jsonl in it; run evaluate.py score"])  # fmt: skip
+    rows = (scored / "scores.jsonl").read_text(encoding="utf-8").splitlines()
+    write_lines(scored / "scores.jsonl", rows[:-1])
+    refused("report", "--output", scored, saying=["no repeated of zh-en"])
+    write_lines(scored / "scores.jsonl", rows[:-4])
+    refused("report", "--output", scored, saying=["scores.jsonl: lacks zh-en; run evaluate.py score again"])
+    write_lines(scored / "scores.jsonl", [*rows, "{"])
+    refused("report", "--output", scored, saying=["line 17: no score"])
+    assert not (scored / "report.html").exists()
+
+
+# score-files
+
+
+def test_score_files(tmp_path, llama_tokenizer):
+    """In a process of its own: what is printed can be read by another."""
+    hypotheses, first, second = ["the dog runs under the old tree", "a cat eats"], ["the dog sleeps"] * 2, ["a cat"] * 2
+    for name, lines in (("hypotheses", hypotheses), ("first", first), ("second", second)):
+        write_lines(tmp_path / name, lines)
+    command = ["score-files", "--hypothesis", tmp_path / "hypotheses", "--tgt-lang", "eng", "--spbleu-model",
+               llama_tokenizer, "--reference", tmp_path / "first"]  # fmt: skip
+    rows = [json.loads(line) for line in stage("evaluate.py", *command, tmp_path / "second").splitlines()]
+    assert [(row["tgt"], row["metric"], row["n"]) for row in rows] == [
+        ("en", metric, 2) for metric in ("spBLEU", "chrF++", "BLEU")
+    ]
+    both = [first, second]
+    bleu = BLEU(effective_order=True).corpus_score(hypotheses, both).score  # no reference has four tokens
+    assert [row["score"] for row in rows[1:]] == [sacrebleu.corpus_chrf(hypotheses, both, word_order=2).score, bleu]
+    assert all("nrefs:2|" in row["signature"] for row in rows)
+    one = json.loads(cli(*command, "--metrics", "chrF"))
+    assert one["score"] == sacrebleu.corpus_chrf(hypotheses, [first]).score and one["metric"] == "chrF"
+
+    write_lines(tmp_path / "shorter", first[:1])
+    refused(*command, tmp_path / "shorter", saying=["hypotheses has 2 lines", f"{tmp_path}/shorter 1;"])
+    (tmp_path / "latin1").write_bytes(b"caf\xe9\n")
+    refused(*command, tmp_path / "latin1", saying=[f"{tmp_path}/latin1 line 1: not valid UTF-8"])
+    refused(*command, tmp_path / "none", saying=[f"--reference {tmp_path}/none: does not exist"])
+    refused(*command, "--tgt-lang", "xx", saying=["'xx'", "languages.tsv"])
+    refused(*command, "--spbleu-model", __file__, saying=[f"--spbleu-model {__file__}: not a SentencePiece model"])
+    fails("evaluate.py", *command, "--metric", "chrF", saying=["--metric", "--help lists the options"])

@@ -19,9 +19,9 @@ from conftest import LLAMA2, SHARED, llama_folder, needs_shared, snapshot, stage
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 from training import losses, rows
 
-import evaluate
 from llamax.data import build_datasets, epoch_of
 from llamax.files import InputError
+from llamax.prompt_ids import PromptEncoder
 from llamax.prompts import PROMPTS, alpaca_prompt, translation_prompt
 from llamax.tokenizer import load_tokenizer
 from sft_alpaca import encode_example, get_args, plan_steps, preprocess, read_examples, rows_a_step
@@ -82,11 +82,10 @@ def test_tuning_and_evaluation_feed_the_same_ids(prompt, hf_llama2, tmp_path):
     examples = write_examples(tmp_path / "one.json", (instruction, text, "老农民"))
     [(ids, loss)] = entries(preprocess(arguments(hf_llama2, examples, tmp_path / "sft", prompt=prompt)))
     tokenizer = load_tokenizer(hf_llama2)
-    fed = evaluate.source_ids(tokenizer, text, ("en", "zh"), prompt)
-    assert ids[: loss.index(1)] == fed and 0 not in loss[len(fed) :]
-    assert tokenizer.decode(ids[len(fed) : -1]) == "老农民" and ids[-1] == tokenizer.eos_id
-    other = "stanford" if prompt == "llamax" else "llamax"
-    assert fed != evaluate.source_ids(tokenizer, text, ("en", "zh"), other)
+    fed = {name: list(PromptEncoder(hf_llama2, name).encode(("en", "zh"), "one", [text])[0]) for name in PROMPTS}
+    assert ids[: loss.index(1)] == fed[prompt] and 0 not in loss[len(fed[prompt]) :]
+    assert tokenizer.decode(ids[len(fed[prompt]) : -1]) == "老农民" and ids[-1] == tokenizer.eos_id
+    assert fed["llamax"] != fed["stanford"]
 
 
 def entries_of_rows(args, prefix):
