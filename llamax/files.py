@@ -135,12 +135,13 @@ def remove_dead_partials(path):
         match = pattern.fullmatch(entry.name)
         if not match:
             continue
-        if match[1] == os.uname().nodename:
-            dead = not psutil.pid_exists(int(match[2]))
-        else:
-            dead = time.time() - entry.stat().st_mtime > 24 * 3600
-        if dead:
-            (shutil.rmtree if entry.is_dir() else os.unlink)(entry.path)
+        with contextlib.suppress(FileNotFoundError):  # renamed in the meantime, or removed by another task
+            if match[1] == os.uname().nodename:
+                dead = not psutil.pid_exists(int(match[2]))
+            else:
+                dead = time.time() - entry.stat().st_mtime > 24 * 3600
+            if dead:
+                (shutil.rmtree if entry.is_dir() else os.unlink)(entry.path)
 
 
 @contextlib.contextmanager
