@@ -151,12 +151,21 @@ def is_repeated(line):
     """Whether a line repeats itself, as repeated() counts them."""
     words = line.split()
     # The exact shares take long, so they are for the few lines that can have any. A 5-gram that was there before is
-    # five words that were.
-    if len(words) - len(set(words)) >= 5 and repetition(line, True) > REPEATED:
-        return True
+    # five words in a row that were.
+    if len(words) - len({*words}) >= 5:
+        seen, row = set(), 0
+        for word in words:
+            row = row + 1 if word in seen else 0
+            if row == 5:
+                if repetition(line, True) > REPEATED:
+                    return True
+                break
+            seen.add(word)
     # An n-gram of characters that was there before holds a block at a multiple of (n + 1) // 2 that was. n is 30 where
     # each character counts as one letter, as all before Hangul do, and at least 10 elsewhere.
     text = "".join(words)
-    block = 15 if max(text, default="") < "\u1100" else 5
-    again = any(text.find(text[i : i + block]) < i for i in range(block, len(text) - block + 1, block))
-    return again and repetition(line, False) > REPEATED
+    block = 15 if text.isascii() or max(text, default="") < "\u1100" else 5
+    for i in range(block, len(text) - block + 1, block):
+        if text.find(text[i : i + block]) < i:
+            return repetition(line, False) > REPEATED
+    return False

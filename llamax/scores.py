@@ -18,7 +18,7 @@ from llamax.testsets import read_lines
 OFF_TARGET = ("R_src", "R_tgt")
 COUNTS = {"empty": "lines:empty", "repeated": f"lines:repeated>{REPEATED}"}  # with their signatures
 ORDER = (*scoring.METRICS, "COMET", *OFF_TARGET, *COUNTS)
-JOB_DIRECTIONS = 32  # directions into one language that a process scores at a time
+JOB_DIRECTIONS = 128  # directions into one language that a process scores at a time: it prepares references once
 
 
 def same_length(hypotheses, hypothesis_path, references, what):
