@@ -55,7 +55,7 @@ from llamax.scores import ORDER, Scorer, same_length
 from llamax.shards import parse_shard
 from llamax.testsets import KINDS, add_test_set_arguments, chosen_test_set, make_test_set, open_test_set, read_lines
 
-MAX_BATCH_TOKENS = 65536
+MAX_BATCH_TOKENS = 131072
 GROUP_SENTENCES = 1000  # translated together, so that sentences of a length share batches; whole directions
 MODEL_FILES = ("spbleu_model", "spbleu200_model", "lid_model")
 

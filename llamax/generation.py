@@ -164,6 +164,9 @@ class CausalModel(Model):
         from llamax.search import StopAtStragglers, is_plain
 
         self.pads_between = is_plain(transformers.DynamicCache(config=model.config))  # a sliding window counts padding
+        self.attends = self.pads_between and model.config.model_type == "llama"  # in no way of its own
+        if self.attends:
+            model.set_attn_implementation("shared_prompt")
         self.model, self.stop = model, StopAtStragglers(model, list(self.encoder.ends), self.search.max_new_tokens)
 
     def translate(self, batch, patient):
@@ -216,7 +219,7 @@ class CausalModel(Model):
                 past_key_values=cache,
                 use_cache=True,
             )
-        return for_beams(cache, self.search.num_beams)
+        return for_beams(cache, self.search.num_beams, shared if self.attends else 0)
 
 
 def common_prefix(batch):

@@ -1,8 +1,12 @@
 """What is added to the search of `transformers`: batches that need not wait for their last sentence, and an attention
-cache for beams that is not copied at every token. The translations stay the same."""
+cache for beams that is not copied at every token and has what all prompts begin with only once. The translations stay
+the same."""
 
 import torch
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache, DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 ROOM = 32  # positions by which a cache grows
 
@@ -47,14 +51,15 @@ class StopAtStragglers:
 class RoomyLayer(DynamicLayer):
     """Keys and values (rows, heads, positions, channels) as the first positions of larger tensors: a token is written
     in place, where DynamicLayer copies all there is. Beams of a sentence have the same prompt, so that reordering them
-    moves only what follows it."""
+    moves only what follows it. The first `shared` positions, the same in all rows, are kept apart, once."""
 
-    def __init__(self, prompts, num_beams):
+    def __init__(self, prompts, num_beams, shared):
         """prompts: a DynamicLayer with a row a sentence."""
         super().__init__()
         self.lazy_initialization(prompts.keys, prompts.values)
-        self.prompt = prompts.keys.shape[2]
-        self._move(prompts.keys, prompts.values, num_beams)
+        self.first = [x[0, :, :shared].contiguous() for x in (prompts.keys, prompts.values)] if shared else None
+        self.shared, self.prompt = shared, prompts.keys.shape[2] - shared
+        self._move(prompts.keys[:, :, shared:], prompts.values[:, :, shared:], num_beams)
 
     def _move(self, keys, values, repeats):
         self.larger = []
@@ -67,6 +72,10 @@ class RoomyLayer(DynamicLayer):
 
     def _show(self, positions):
         self.keys, self.values = (whole[:, :, :positions] for whole in self.larger)
+        self.keys.first = self.first  # for attend()
+
+    def get_seq_length(self):
+        return self.shared + self.keys.shape[2]
 
     def update(self, key_states, value_states, *args, **kwargs):
         start, end = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
@@ -82,15 +91,36 @@ class RoomyLayer(DynamicLayer):
             tensor[:, :, self.prompt :] = tensor[beam_idx, :, self.prompt :]
 
 
+def attend(module, query, key, value, attention_mask, scaling=None, **others):
+    """Attention of (rows, heads, new positions, channels) to a RoomyLayer: to what all rows share by one matrix product
+    for all of them. To other keys it is torch's own, which would read what is shared once a row."""
+    first = getattr(key, "first", None)
+    if first is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **others)
+    rows, heads, new, channels = query.shape
+    grouped = (query * scaling).reshape(rows, key.shape[1], -1, channels)  # queries of a group share a key
+    scores = torch.cat([torch.einsum("rhqc,hpc->rhqp", grouped, first[0]), grouped @ key.transpose(2, 3)], -1)
+    if attention_mask is not None:
+        scores.view(rows, -1, new, scores.shape[-1]).masked_fill_(~attention_mask, -torch.inf)
+    weights = torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype)
+    shared = first[0].shape[1]
+    found = torch.einsum("rhqp,hpc->rhqc", weights[..., :shared], first[1]) + weights[..., shared:] @ value
+    return found.reshape(rows, heads, new, channels).transpose(1, 2), None
+
+
+AttentionInterface.register("shared_prompt", attend)
+AttentionMaskInterface.register("shared_prompt", sdpa_mask)
+
+
 def is_plain(cache):
     """Whether all layers keep all positions, as those of Llama do and those with a sliding window do not."""
     return all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
-def for_beams(cache, num_beams):
+def for_beams(cache, num_beams, shared):
     """The cache of prompts that were read, a row a sentence, as one with a row a beam: of RoomyLayers, where the layers
-    are of the plain kind."""
+    are of the plain kind. The first `shared` positions are the same in all rows, for attend()."""
     if is_plain(cache):
-        return Cache(layers=[RoomyLayer(layer, num_beams) for layer in cache.layers])
+        return Cache(layers=[RoomyLayer(layer, num_beams, shared) for layer in cache.layers])
     cache.batch_repeat_interleave(num_beams)
     return cache
