@@ -5,15 +5,14 @@
 The published procedure is that of LLaMAX's inference script (https://github.com/CONE-MT/LLaMAX): one direction at a
 time, in input order, 8 sentences a batch, padded on the left, 256 new tokens; one process, --cores threads. Ours is
 evaluate.py's translate_all(), which also reads, encodes and writes, in --cores processes of one thread that share the
-work as under torchrun. Both translate the same sentences of the toy world, in fp32, in turn, with beam 4 and with
-greedy search; loading the model and a first batch are not counted. Then every sentence is translated alone, unpadded, by plain
-`transformers`: what differs from that is counted, and told apart from ties, where the two translations have the same
-score to 1e-4.
+work (--shard). Both translate the same sentences of the toy world, in fp32, in turn, with beam 4 and with greedy
+search; loading the model and a first batch are not counted. Then every sentence is translated alone, unpadded, by
+plain `transformers`: what differs from that is counted, and told apart from ties, where the two translations have the
+same score to 1e-4.
 """
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -48,7 +47,7 @@ def get_args():
     add("--repetitions", type=int, default=3, help="of each, in turn (default %(default)s)")
     add("--cores", type=int, default=2, help="(default %(default)s)")
     add("--output", type=Path, metavar="FILE", help="write the result here, too (JSON)")
-    add("--worker", nargs=3, metavar=("BEAMS", "FLORES", "OUTPUT"), help=argparse.SUPPRESS)  # one of our processes
+    add("--worker", nargs=4, metavar=("RANK", "BEAMS", "FLORES", "OUTPUT"), help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -61,11 +60,12 @@ def load(args, num_beams):
 
 def work(args):
     """One of our processes: loads the model, says so, waits for a line, translates its share."""
-    num_beams, flores, output = args.worker
+    rank, num_beams, flores, output = args.worker
     torch.set_num_threads(1)
     model, tests = load(args, int(num_beams)), make_test_set("flores", flores)
     directions = tests.directions(args.directions)
-    share = SimpleNamespace(shard=None, max_batch_tokens=evaluate.MAX_BATCH_TOKENS)
+    share = SimpleNamespace(shard=f"{rank}/{args.cores}", max_batch_tokens=evaluate.MAX_BATCH_TOKENS)
+    alone = SimpleNamespace(shard=None, max_batch_tokens=evaluate.MAX_BATCH_TOKENS)
 
     def source(direction):
         return tests.source_key(direction), tests.source(direction)
@@ -73,34 +73,39 @@ def work(args):
     def few(direction):
         return "few", tests.source(direction)[:8]
 
-    with tempfile.TemporaryDirectory() as scratch:  # the first batch of a process takes a second more
-        evaluate.translate_all(directions, few, model, {"settings": {}}, Path(scratch), share)
+    with tempfile.TemporaryDirectory() as scratch:  # the first batch of a process takes longer
+        evaluate.translate_all(directions[:1], few, model, {"settings": {}}, Path(scratch), alone)
     print("ready", flush=True)
     input()
     evaluate.translate_all(directions, source, model, {"settings": {}}, Path(output), share)
+    print("done", flush=True)
 
 
 def ours(num_beams, flores, output, args):
-    """Seconds of our processes, from their models loaded to the last one's end."""
+    """Seconds of our processes, from their models loaded to the last one's last file."""
     command = [sys.executable, __file__, "--toy", args.toy, "--directions", args.directions]
-    command += ["--max-new-tokens", args.max_new_tokens, "--worker", num_beams, flores, output]
+    command += ["--cores", args.cores, "--max-new-tokens", args.max_new_tokens, "--worker"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     processes = [
-        subprocess.Popen(
-            list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": str(args.cores), "OMP_NUM_THREADS": "1"},
-        )
+        subprocess.Popen([*map(str, command), str(rank), str(num_beams), str(flores), str(output)], **pipes)
         for rank in range(args.cores)
-    ]  # fmt: skip
-    for process in processes:
-        while process.stdout.readline() != "ready\n":
-            assert process.poll() is None
+    ]
+    say(processes, "ready")
     started = time.perf_counter()
     for process in processes:
         print(file=process.stdin, flush=True)
+    say(processes, "done")
+    seconds = time.perf_counter() - started
     for process in processes:
         process.communicate()
-        assert process.returncode == 0
-    return time.perf_counter() - started
+    return seconds
+
+
+def say(processes, word):
+    """Wait until all say a word."""
+    for process in processes:
+        while (line := process.stdout.readline()) != f"{word}\n":
+            assert line, "a process ended; what it says is above"
 
 
 class Plain:
