@@ -362,7 +362,8 @@ def test_the_first_word_of_a_response_is_a_piece(meanings, tokenizer):
 
 
 def test_a_prompt_is_short(tokenizer):
-    prompt = prompts.translation_prompt("", "es", "zh")
+    names = {"source": resolve("es").name, "target": resolve("zh").name}
+    prompt = prompts.alpaca_prompt(prompts.TRANSLATE.format(**names))
     words = len(prompt.split())
     assert len(tokenizer.encode(prompt)) <= 1.7 * words  # punctuation and ends of lines are pieces too
 
