@@ -10,7 +10,6 @@ from llamax.languages import resolve
 from llamax.report_figures import counts_png, matrix_png, seen_png
 from llamax.report_page import page
 from llamax.report_tables import (
-    averages,
     by_seen,
     counts,
     counts_csv,
@@ -21,8 +20,6 @@ from llamax.report_tables import (
     seen_csv,
     summary_csv,
 )
-
-__all__ = ["averages", "read_scores", "read_system", "write_report"]
 
 FIELDS = ("src", "tgt", "metric", "score", "n", "signature")
 PUBLISHED = ("spBLEU", "COMET")  # NAME.csv in a folder of the authors' results
