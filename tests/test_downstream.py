@@ -57,7 +57,6 @@ def log_likelihoods(folder, tokenizer_model):
     return found
 
 
-@pytest.mark.skipif(not LM_EVAL.is_dir(), reason="requirements-lm-eval.txt is not installed in .venv/lm-eval")
 def test_a_local_task(tmp_path, tokenizer_model):
     folder = llama_folder(tmp_path / "model", tokenizer_model, 500)
     write_hf_tokenizer(tokenizer_model, folder)
