@@ -466,7 +466,7 @@ def score(args):
 
 
 def print_averages(systems):
-    """A short table of {name: rows}: the two metrics that all have."""
+    """A short table of {name: rows}, of those metrics that all have."""
     metrics = [
         m for m in ("spBLEU", "chrF++", "COMET") if all(any(r["metric"] == m for r in s) for s in systems.values())
     ]

@@ -197,6 +197,11 @@ def fingerprint(path):
     return {"path": str(path), "size": os.path.getsize(path), "blake2b": digest.hexdigest()}
 
 
+def reason(error):
+    """The first line of any exception's message, or its type: for those of libraries, each of which has its own."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
 def require_same_origin(manifest, wanted, output, remedy):
     """Raise InputError if a manifest says that `output` was made otherwise than `wanted`, {argument: value} with the
     format and the fingerprints of the sources: an existing output is never overwritten, nor taken for another."""

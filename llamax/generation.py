@@ -15,7 +15,7 @@ from llamax.files import InputError, read_json
 from llamax.prompt_ids import ForeignTokenizer, PromptEncoder
 from llamax.prompts import recorded_prompt
 from llamax.records import keep_freed_memory
-from llamax.translation import Translator, is_out_of_memory
+from llamax.translation import Translator, is_out_of_memory, load_weights
 
 STRAGGLERS = 1 / 8  # of a batch, which are left for another when all others are done
 
@@ -120,30 +120,14 @@ class CausalModel(Model):
         self.packages = ("torch", "transformers", "safetensors", "sentencepiece", "gigatoken")
 
     def _load(self):
-        """Load the weights: from safetensors only, and nothing of the folder is executed."""
-        import torch
         import transformers
 
         if self.device == "cpu":
             keep_freed_memory()
         transformers.utils.logging.disable_progress_bar()
         transformers.utils.logging.set_verbosity_error()
-        try:
-            model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
-                self.folder,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                dtype=getattr(torch, self.dtype),
-                output_loading_info=True,
-            )
-            model = model.to(self.device).eval()
-        except Exception as error:  # every fault of a folder from elsewhere has its own type
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
-            raise InputError(f"{self.given}: does not load ({reason}); check the folder") from None
-        missing = sorted(loaded["missing_keys"])
-        if missing:  # transformers would fill them with random numbers
-            raise InputError(f"{self.given}: {len(missing)} weights missing, the first {missing[0]}; add them")
+        kind = transformers.AutoModelForCausalLM
+        model = load_weights(kind, self.folder, self.dtype, self.device, self.given, "check the folder")
         size, tokenizer = model.get_input_embeddings().num_embeddings, self.encoder.tokenizer
         if size < tokenizer.vocab_size:
             raise InputError(

@@ -4,7 +4,7 @@ import functools
 import re
 from array import array
 
-from llamax.files import InputError, fingerprint, read_json
+from llamax.files import InputError, fingerprint, read_json, reason
 from llamax.prompts import TRANSLATION_PROMPTS, parts, prompt_ids
 from llamax.tokenizer import load_tokenizer
 
@@ -112,10 +112,9 @@ class ForeignTokenizer:
             if len(self.tokenizer) <= len(self.tokenizer.all_special_ids):  # what transformers makes of no file
                 raise ValueError("it has no tokens")
         except Exception as error:  # every fault of a folder from elsewhere has its own type
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
             raise InputError(
-                f"--hf-model {folder}: no tokenizer loads ({reason}); expected a tokenizer.model of Llama's kind or "
-                "what transformers reads"
+                f"--hf-model {folder}: no tokenizer loads ({reason(error)}); expected a tokenizer.model of Llama's "
+                "kind or what transformers reads"
             ) from None
         ends = ends if isinstance(ends, list) else [ends]
         self.ends = [i for i in dict.fromkeys([self.tokenizer.eos_token_id, *ends]) if i is not None]

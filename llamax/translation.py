@@ -12,7 +12,7 @@ The model is data from elsewhere: safetensors only, none of its code. Beam searc
 
 import re
 
-from llamax.files import InputError, extra, read_json
+from llamax.files import InputError, extra, read_json, reason
 from llamax.languages import resolve
 from llamax.prompts import MADLAD_CODES
 
@@ -50,7 +50,7 @@ class Translator:
                 self.folder, local_files_only=True, trust_remote_code=False
             )
         except Exception as error:  # every fault of a folder from elsewhere has its own type
-            raise InputError(f"{self.given}: no tokenizer loads ({_reason(error)}); {_EXPECTED}") from None
+            raise InputError(f"{self.given}: no tokenizer loads ({reason(error)}); {_EXPECTED}") from None
         self.tokenizer, self.two_sides = tokenizer, hasattr(tokenizer, "src_lang")
         pattern, known = _TOKENS_BEFORE_SOURCE, tokenizer.get_vocab()
         if self.two_sides:
@@ -108,20 +108,8 @@ class Translator:
                 f"{self.given}: holds no .safetensors; load the model once with transformers and save it with "
                 "save_pretrained, which writes them"
             )
-        try:
-            model, loaded = transformers.AutoModelForSeq2SeqLM.from_pretrained(
-                self.folder,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                dtype=getattr(torch, self.dtype or "float32"),
-                output_loading_info=True,
-            )
-            model = model.to(device).eval()
-        except Exception as error:
-            raise InputError(f"{self.given}: does not load ({_reason(error)}); {_EXPECTED}") from None
-        if missing := sorted(loaded["missing_keys"]):  # transformers would fill them with random numbers
-            raise InputError(f"{self.given}: {len(missing)} weights missing, the first {missing[0]}; add them")
+        kind, dtype = transformers.AutoModelForSeq2SeqLM, self.dtype or "float32"
+        model = load_weights(kind, self.folder, dtype, device, self.given, _EXPECTED)
         defaults = model.generation_config
         model.generation_config = transformers.GenerationConfig(  # not the folder's: it may sample, or cut at 200
             num_beams=self.num_beams,
@@ -159,7 +147,7 @@ class Translator:
             model = library.Translator(str(self.ctranslate2), device=device, compute_type=self.dtype or "default")
         except (RuntimeError, ValueError) as error:
             raise InputError(
-                f"--ctranslate2 {self.ctranslate2}: does not load ({_reason(error)}); expected the folder that "
+                f"--ctranslate2 {self.ctranslate2}: does not load ({reason(error)}); expected the folder that "
                 "ct2-transformers-converter made of --model"
             ) from None
 
@@ -220,13 +208,31 @@ class Translator:
         return re.sub(r"[\r\n]+", " ", self.tokenizer.decode(kept).strip())
 
 
+def load_weights(kind, folder, dtype, device, given, remedy):
+    """A model of `transformers`, of an Auto class: from safetensors only, and nothing of the folder is executed. Raises
+    InputError, which names it as `given`, if it does not load or lacks weights, which would be filled at random."""
+    import torch
+
+    try:
+        model, loaded = kind.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=getattr(torch, dtype),
+            output_loading_info=True,
+        )
+        model = model.to(device).eval()
+    except Exception as error:  # every fault of a folder from elsewhere has its own type
+        raise InputError(f"{given}: does not load ({reason(error)}); {remedy}") from None
+    if missing := sorted(loaded["missing_keys"]):
+        raise InputError(f"{given}: {len(missing)} weights missing, the first {missing[0]}; add them")
+    return model
+
+
 def is_out_of_memory(error):
     """Whether a RuntimeError of torch or CTranslate2 says so, of a GPU or of the machine."""
     return bool(re.search("out of memory|can't allocate memory", str(error)))
 
 
 _EXPECTED = "expected the folder of an M2M-100, NLLB-200, mBART-50 or MADLAD-400 model as save_pretrained writes it"
-
-
-def _reason(error):
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
